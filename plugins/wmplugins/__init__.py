@@ -1,0 +1,1 @@
+"""Built-in plug-ins of wmplatform, written exactly as a third party writes them."""
