@@ -1,0 +1,54 @@
+"""Shared test set-up: quiet threads, fixed seeds, hypothesis profiles.
+
+Nothing here imports torch, so that tests of the torch-free parts stay quick.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+# Before anything imports torch, mujoco or Mesa: pytest-xdist and env workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("LP_NUM_THREADS", "0")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci", derandomize=True, max_examples=20, deadline=None, database=None, print_blob=True
+)
+settings.register_profile(
+    "wide",
+    max_examples=300,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+SEED = 0
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """Give every test the same random state, whichever tests ran before it in this process."""
+    random.seed(SEED)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(SEED)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(SEED)
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """Top folder of the checkout."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Path of a run folder that does not exist yet."""
+    return tmp_path / "run"
