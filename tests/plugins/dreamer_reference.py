@@ -5,6 +5,7 @@ Sources: DreamerV2 (Hafner et al. 2021), its TensorFlow code, and the PyTorch co
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +37,13 @@ def kl(post: npt.ArrayLike, prior: npt.ArrayLike) -> Array:
 
 
 def kl_grad_post(post: npt.ArrayLike, prior: npt.ArrayLike) -> Array:
-    """d KL(post || prior) / d post logits: q * (log q/p - KL), of each group."""
+    """Gradient of KL(post || prior) in the post logits: q * (log q/p - KL), of each group."""
     q, p = log_softmax(post), log_softmax(prior)
     return np.exp(q) * (q - p - kl_groups(post, prior)[..., None])
 
 
 def kl_grad_prior(post: npt.ArrayLike, prior: npt.ArrayLike) -> Array:
-    """d KL(post || prior) / d prior logits: p - q."""
+    """Gradient of KL(post || prior) in the prior logits: p - q."""
     return np.exp(log_softmax(prior)) - np.exp(log_softmax(post))
 
 
@@ -217,7 +218,9 @@ def block(n_in: int, n_out: int) -> int:
     return body + (conv(n_in, n_out, 1, bias=False) + 2 * n_out if n_in != n_out else 0)
 
 
-def rssm(embed: int, action: int, deter: int, hidden: int, stoch: int = 32, classes: int = 32) -> int:
+def rssm(
+    embed: int, action: int, deter: int, hidden: int, stoch: int = 32, classes: int = 32
+) -> int:
     """Parameters of the discrete recurrent state-space model."""
     flat = stoch * classes
     cell = dense(hidden + deter, 3 * deter) + 2 * 3 * deter
@@ -229,7 +232,7 @@ def rssm(embed: int, action: int, deter: int, hidden: int, stoch: int = 32, clas
 def cnn_encoder(channels: int = 3, depth: int = 48) -> int:
     """Parameters of the plain encoder."""
     widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
-    return sum(conv(a, b, 4) for a, b in zip(widths, widths[1:], strict=False))
+    return sum(conv(a, b, 4) for a, b in pairwise(widths))
 
 
 def cnn_decoder(features: int, channels: int = 3, depth: int = 48) -> int:
@@ -252,5 +255,5 @@ def resnet_encoder(channels: int = 3, depth: int = 48) -> int:
 def resnet_decoder(features: int, channels: int = 3, depth: int = 48) -> int:
     """Parameters of the 13-layer residual decoder; channels change in a stage's second block."""
     widths = [4 * depth, 2 * depth, depth, depth // 2]
-    stages = sum(block(a, a) + block(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    stages = sum(block(a, a) + block(a, b) for a, b in pairwise(widths))
     return dense(features, 64 * depth) + stages + conv(widths[-1], channels, 3)
