@@ -1,0 +1,112 @@
+"""One running gymnasium environment."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from PIL import Image
+
+from wmplatform.envs import Frame, MissingSimulator, Simulator, UnknownTask, from_unit
+from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.interfaces.env_adapter import ActionSpec
+
+__all__ = ["GymSimulator", "UnsupportedEnvironment"]
+
+_UNLIMITED = -1
+"""gymnasium's word for `without the registered time limit`."""
+
+
+class UnsupportedEnvironment(PlatformError):
+    """A gymnasium environment has actions or pictures that the adapter cannot take."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class GymSimulator(Simulator):
+    """A registered environment rendering `rgb_array`.
+
+    Args:
+        id: registered name.
+        size: side of the picture in pixels.
+        crop: (left, top, right, bottom) of the rendered picture; None is all of it.
+        limited: whether the registered time limit ends episodes.
+    """
+
+    def __init__(
+        self, id: str, *, size: int, crop: tuple[int, int, int, int] | None, limited: bool
+    ) -> None:
+        self._env = _make(id, None if limited else _UNLIMITED)
+        self._id = id
+        self._size = size
+        self._crop = crop
+        registered = self._env.spec
+        self.limit = registered.max_episode_steps if registered is not None else None
+        """Environment frames after which the registered limit truncates; None without one."""
+        self.random = registered is not None and registered.nondeterministic
+        """Whether it is registered as different at every run."""
+        self.action = _action_spec(id, self._env.action_space)
+
+    def reset(self, seed: int | None) -> Mapping[str, float]:
+        """Start an episode."""
+        self._env.reset(seed=seed)
+        return {}
+
+    def advance(self, action: Any) -> Frame:
+        """Take one step of the environment."""
+        _, reward, terminated, truncated, _ = self._env.step(self._native(action))
+        return Frame(float(reward), bool(terminated), bool(truncated))
+
+    def observe(self) -> Mapping[str, NDArray[Any]]:
+        """Render, crop and shrink."""
+        picture = np.asarray(self._env.render())
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            what = f"{self._id} renders {picture.dtype} {picture.shape}, not uint8 (H, W, 3)"
+            raise UnsupportedEnvironment(what)
+        return {"pixels": self._shrunk(picture).transpose(2, 0, 1)}
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    def _native(self, action: Any) -> Any:
+        """Translate an action into the environment's own space."""
+        space = self._env.action_space
+        if isinstance(space, spaces.Box):
+            flat = from_unit(action, space.low.ravel(), space.high.ravel())
+            return flat.reshape(space.shape).astype(space.dtype)
+        if isinstance(space, spaces.Discrete):
+            return space.start + action
+        return action
+
+    def _shrunk(self, picture_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        image = Image.fromarray(picture_HWC)
+        side = (self._size, self._size)
+        return np.asarray(image.resize(side, Image.Resampling.BOX, box=self._crop))
+
+
+def _make(id: str, limit: int | None) -> gymnasium.Env[Any, Any]:
+    # Without a display, and without pygame's greeting on standard output.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        return gymnasium.make(
+            id, render_mode="rgb_array", max_episode_steps=limit, disable_env_checker=True
+        )
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise MissingSimulator(f"{id} needs a library: {error}") from error
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise UnknownTask(f"gymnasium cannot make {id!r}: {error}") from error
+
+
+def _action_spec(id: str, space: spaces.Space[Any]) -> ActionSpec:
+    if isinstance(space, spaces.Box):
+        return ActionSpec(int(np.prod(space.shape)))
+    if isinstance(space, spaces.Discrete):
+        return ActionSpec(int(space.n), "discrete")
+    raise UnsupportedEnvironment(f"{id} has actions {space}; Box and Discrete are supported")
