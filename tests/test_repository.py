@@ -1,0 +1,252 @@
+"""Laws of the repository itself: versions, entry points, pins, paths, and what may import what."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE_ROOTS = (ROOT / "platform", ROOT / "plugins")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = [
+    Requirement(line) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines
+]
+ENTRY_POINTS = [
+    (group, name, value)
+    for group, entries in PROJECT["entry-points"].items()
+    for name, value in entries.items()
+]
+TORCH_FREE = (
+    "wmplatform",
+    "wmplatform.cli",
+    "wmplatform.config",
+    "wmplatform.configurables",
+    "wmplatform.envs",
+    "wmplatform.errors",
+    "wmplatform.interfaces.env_adapter",
+    "wmplatform.registry",
+    "wmplugins.gym",
+    "wmplugins.metaworld",
+)
+
+
+def files(*suffixes: str, under: tuple[str, ...] = ()) -> list[Path]:
+    """Files of the project with one of `suffixes`, in `under` or everywhere it keeps its own."""
+    places = under or (
+        "platform plugins tests benchmarks scripts experiments docs .ci".split()  # noqa: SIM905
+    )
+    found = [f for place in places for f in (ROOT / place).rglob("*") if f.suffix in suffixes]
+    return sorted(found + ([] if under else [f for f in ROOT.glob("*") if f.suffix in suffixes]))
+
+
+def pins() -> dict[str, Version]:
+    """Versions in constraints.txt by canonical name."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def source_of(module: str) -> Path | None:
+    """File of one of our modules."""
+    stems = [root / Path(*module.split(".")) for root in SOURCE_ROOTS]
+    candidates = [c for stem in stems for c in (stem.with_suffix(".py"), stem / "__init__.py")]
+    return next((c for c in candidates if c.is_file()), None)
+
+
+def defines(module: str, attribute: str) -> bool:
+    """Whether `module` defines `attribute`, itself or by importing it from a module that does."""
+    source = source_of(module)
+    if source is None:
+        return False
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if (alias.asname or alias.name) == attribute and defines(node.module, alias.name):
+                    return True
+    return False
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
+def test_installed_versions_are_within_the_declared_ranges(requirement: Requirement) -> None:
+    try:
+        installed = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        pytest.skip("an extra that is not installed here")
+    assert Version(installed).base_version in requirement.specifier
+
+
+def test_the_simulators_run_on_the_versions_they_were_tried_with() -> None:
+    assert metadata.version("mujoco") == "3.3.0"
+    assert metadata.version("metaworld") == "3.1.1"
+    assert Version(metadata.version("numpy")) < Version("2.4")
+    assert Version("2.11") <= Version(metadata.version("torch")) < Version("2.14")
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
+def test_every_direct_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
+    assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_pins_hold_on_every_machine() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert not re.search(r"\+cpu|\+cu\d|://| @ |nvidia", text)
+    assert pins()["torch"] == Version("2.13.0")
+
+
+@pytest.mark.parametrize(("group", "name", "value"), ENTRY_POINTS)
+def test_every_entry_point_names_a_class_that_exists(group: str, name: str, value: str) -> None:
+    target, _, extras = value.partition(" ")
+    module, _, attribute = target.partition(":")
+    assert defines(module, attribute), f"{group}: {name} = {value}"
+    assert all(extra in EXTRAS for extra in re.findall(r"[\w-]+", extras))
+
+
+def test_the_installed_entry_points_are_the_declared_ones() -> None:
+    installed = {
+        (e.group, e.name, f"{e.module}:{e.attr}")
+        for e in metadata.distribution("wmplatform").entry_points
+        if e.group.startswith("wmplatform.")
+    }
+    declared = {(group, name, value.split(" ")[0]) for group, name, value in ENTRY_POINTS}
+    assert installed == declared, "run `make setup`: the installed entry points are out of date"
+
+
+def test_the_core_never_mentions_a_plug_in() -> None:
+    mentions = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files(".py", under=("platform/wmplatform",))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if "wmplugins" in line
+    ]
+    assert mentions == []
+
+
+def test_plug_ins_use_only_public_names_of_the_core() -> None:
+    private = [
+        f"{path.relative_to(ROOT)}: {node.module}"
+        for path in files(".py", under=("plugins",))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("wmplatform")
+        and any(part.startswith("_") for part in f"{node.module}.{node.names[0].name}".split("."))
+    ]
+    assert private == []
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_importing_it_does_not_import_torch(module: str) -> None:
+    code = (
+        f"import sys, {module}; heavy = {{'torch', 'tensordict', 'mujoco', 'pygame', 'matplotlib'}}"
+        "; sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
+    )
+    paths = os.pathsep.join(str(root) for root in SOURCE_ROOTS)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=ROOT / "tests",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in files(".py")}
+    assert {name: length for name, length in lengths.items() if length > 450} == {}
+
+
+def test_code_and_experiments_are_ascii() -> None:
+    texts = files(".py", ".gin", ".toml", ".sh", ".txt")
+    assert [str(p.relative_to(ROOT)) for p in texts if not p.read_text().isascii()] == []
+
+
+def absolute_paths() -> Iterator[str]:
+    """Mentions of places that exist on one machine only."""
+    everywhere = re.compile(r"(?<![\w.~-])/(work|root|home/\w+)/")
+    for path in files(".py", ".gin", ".toml", ".sh", ".txt", ".md", ".json", ".jsonl"):
+        if path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if everywhere.search(line) or (path.suffix in {".md", ".gin"} and "/tmp/" in line):
+                yield f"{path.relative_to(ROOT)}:{number}: {line[:80]}"
+
+
+def test_nothing_names_a_path_of_one_machine() -> None:
+    assert list(absolute_paths()) == []
+
+
+def test_experiments_import_nothing() -> None:
+    imports = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in files(".gin", under=("experiments",))
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(import|from)\s", line)
+    ]
+    assert imports == []
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    dead = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in files(".md")
+        for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert dead == []
+
+
+def shell(script: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run one of our scripts."""
+    return subprocess.run(
+        ["/bin/sh", str(ROOT / "scripts" / script), *args],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_apt_the_line_to_run_is_printed() -> None:
+    done = shell("apt.sh", "no GL", "libegl1", "libgles2", PATH="/nonexistent")
+    assert done.returncode == 4
+    assert done.stderr.startswith("no GL. ")
+    assert "apt-get install -y --no-install-recommends libegl1 libgles2" in done.stderr
+
+
+def test_an_old_python_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.18 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = shell("venv.sh", str(old), str(tmp_path / "venv"))
+    assert done.returncode == 4
+    assert "Python 3.9.18, and 3.11 or newer is needed: make PYTHON=" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_headless_rendering_is_found() -> None:
+    done = shell("gl.sh", sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in {"egl", "osmesa"}
+
+
+def test_every_target_of_the_makefile_that_help_lists_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"quickstart", "test", "test-gpu", "test-slow", "lint", "bench", "clean"} <= set(
+        re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)
+    )
+    assert "make test" in (ROOT / ".ci/run").read_text()
+    assert os.access(ROOT / ".ci/run", os.X_OK)
