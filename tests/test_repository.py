@@ -3,9 +3,11 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +29,7 @@ ENTRY_POINTS = [
     for group, entries in PROJECT["entry-points"].items()
     for name, value in entries.items()
 ]
+PLACES = ("platform", "plugins", "tests", "benchmarks", "scripts", "experiments", "docs", ".ci")
 TORCH_FREE = (
     "wmplatform",
     "wmplatform.cli",
@@ -43,9 +46,7 @@ TORCH_FREE = (
 
 def files(*suffixes: str, under: tuple[str, ...] = ()) -> list[Path]:
     """Files of the project with one of `suffixes`, in `under` or everywhere it keeps its own."""
-    places = under or (
-        "platform plugins tests benchmarks scripts experiments docs .ci".split()  # noqa: SIM905
-    )
+    places = under or PLACES
     found = [f for place in places for f in (ROOT / place).rglob("*") if f.suffix in suffixes]
     return sorted(found + ([] if under else [f for f in ROOT.glob("*") if f.suffix in suffixes]))
 
@@ -144,6 +145,29 @@ def test_plug_ins_use_only_public_names_of_the_core() -> None:
         and any(part.startswith("_") for part in f"{node.module}.{node.names[0].name}".split("."))
     ]
     assert private == []
+
+
+def test_a_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for part in ("platform", "plugins"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / part, checkout)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run(build, cwd=checkout, capture_output=True, check=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "wmplatform",
+        "wmplugins",
+        "wmplatform-0.1.0.dist-info",
+    }
+    sources = {
+        str(path.relative_to(root))
+        for root in SOURCE_ROOTS
+        for path in root.rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed"
+    } - {"__init__.py", "__main__.py", "run.py"}
+    assert sources <= set(names)
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
