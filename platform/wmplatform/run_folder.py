@@ -1,0 +1,291 @@
+"""The folder of a run: what lies where, one owner at a time, and one configuration for its life.
+
+    config.gin          the resolved configuration; loads to the same run
+    config-history/     earlier ones, where a change was allowed
+    provenance.json     versions, plug-ins and the command of every start
+    metrics.jsonl       one JSON object a line
+    tensorboard/ videos/ pictures/ checkpoints/ replay/
+
+This file imports no torch.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.files import explained_writes, replace_file, to_json
+from wmplatform.gin_lines import Difference, compare
+from wmplatform.source_state import git_state
+
+__all__ = [
+    "MAY_DIFFER",
+    "ConfigChanged",
+    "FolderInUse",
+    "NotARunFolder",
+    "RunFolder",
+    "versions",
+]
+
+MAY_DIFFER = re.compile(
+    r"""(.*[./])?
+    ((Online|Pretrain)\.(total_\w+|eval_every|save_every|log_every|keep\w*)|Evaluation\.\w+)""",
+    re.VERBOSE,
+)
+"""Parameters that may change when a run is resumed: how long it is, and when and how it is looked
+at. None of them changes what an update computes."""
+
+_FOLDERS = ("tensorboard", "videos", "pictures", "checkpoints", "replay")
+_LOCK = "run.lock"
+_LIBRARIES = ("torch", "torchrl", "tensordict", "gymnasium", "numpy", "gin-config", "safetensors")
+
+
+class FolderInUse(PlatformError):
+    """Another process works in the run folder."""
+
+    exit_code = ExitCode.BAD_RUN
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self.path, self.owner = path, owner
+        super().__init__(
+            f"the run folder is in use by {owner or 'another process'}",
+            where=str(path),
+            hint="wait for it or stop it; for a second run choose another folder with --run-dir",
+        )
+
+
+class NotARunFolder(PlatformError):
+    """A folder is there that no run has made, or a run was expected and there is none."""
+
+    exit_code = ExitCode.BAD_RUN
+
+
+class ConfigChanged(PlatformError):
+    """The configuration differs from the one that the run was started with.
+
+    Args:
+        path: the run folder.
+        differences: what differs and may not.
+    """
+
+    exit_code = ExitCode.BAD_RUN
+
+    def __init__(self, path: Path, differences: list[Difference]) -> None:
+        self.path, self.differences = path, differences
+        super().__init__(
+            f"the run was started with another configuration ({len(differences)} differ)",
+            where=[str(path), *map(str, differences)],
+            hint="choose another folder with --run-dir, or go on with the new configuration:\n"
+            "--allow-config-change (curves before and after are then of two different runs)",
+        )
+
+
+@dataclass(frozen=True)
+class _Lock:
+    """A lock that ends with the process, however it ends."""
+
+    descriptor: int
+
+    @classmethod
+    def take(cls, folder: Path) -> "_Lock":
+        """Lock a folder.
+
+        Raises:
+            FolderInUse: another process has it.
+        """
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise FolderInUse(folder, owner) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let others in."""
+        os.close(self.descriptor)
+
+
+class RunFolder:
+    """An open, locked run folder; use it as a context manager. Made by `open`."""
+
+    def __init__(self, path: Path, lock: _Lock, is_new: bool) -> None:
+        self.path = path
+        self.is_new = is_new
+        """False where this process resumes a run."""
+        self._lock: _Lock | None = lock
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        config_text: str,
+        provenance: Mapping[str, Any] | None = None,
+        allow_config_change: bool = False,
+    ) -> "RunFolder":
+        """Create a run folder, or take up the run that is in it.
+
+        Args:
+            path: the folder; parents are made.
+            config_text: the resolved configuration, in gin's language.
+            provenance: JSON values added to this start's entry, e.g. plug-ins and render profile.
+            allow_config_change: take up the run even where its configuration differs.
+
+        Raises:
+            FolderInUse: another process works in it.
+            NotARunFolder: it holds files, but no run.
+            ConfigChanged: lists what differs.
+            DiskFull: there is no space.
+            CannotWrite: the folder cannot be made or written.
+        """
+        with explained_writes(path, "the run folder"):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _Lock.take(path)
+        try:
+            folder = cls(path, lock, is_new=not (path / "config.gin").exists())
+            folder._settle(config_text, allow_config_change)
+            folder._record_start(provenance or {})
+        except BaseException:
+            lock.release()
+            raise
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.gin"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def videos(self) -> Path:
+        """Policy and prediction videos."""
+        return self.path / "videos"
+
+    @property
+    def pictures(self) -> Path:
+        """Prediction strips and curves."""
+        return self.path / "pictures"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Generations, see `wmplatform.checkpoint`."""
+        return self.path / "checkpoints"
+
+    @property
+    def replay(self) -> Path:
+        """Chunks of records that checkpoints refer to."""
+        return self.path / "replay"
+
+    def close(self) -> None:
+        """Let other processes use the folder; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _settle(self, config_text: str, allow_config_change: bool) -> None:
+        """Write the configuration of a new run, or compare it with that of an old one."""
+        if self.is_new:
+            self._refuse_foreign()
+        else:
+            self._compare(config_text, allow_config_change)
+        with explained_writes(self.path, "the run folder"):
+            for name in _FOLDERS:
+                (self.path / name).mkdir(exist_ok=True)
+        # Last: a folder with a config.gin is a run folder, and complete.
+        if self.is_new or self.config.read_text() != config_text:
+            replace_file(self.config, config_text)
+
+    def _refuse_foreign(self) -> None:
+        own = {_LOCK, ".writing-config.gin", *_FOLDERS}
+        foreign = sorted(path.name for path in self.path.iterdir() if path.name not in own)
+        if foreign:
+            raise NotARunFolder(
+                f"the folder is not empty and holds no run ({', '.join(foreign[:3])} ...)",
+                where=str(self.path),
+                hint="choose another folder with --run-dir",
+            )
+
+    def _compare(self, config_text: str, allow_config_change: bool) -> None:
+        stored = self.config.read_text()
+        differences = compare(stored, config_text)
+        forbidden = [each for each in differences if not MAY_DIFFER.fullmatch(each.name)]
+        if forbidden and not allow_config_change:
+            raise ConfigChanged(self.path, forbidden)
+        if differences:
+            self._keep_old(stored)
+
+    def _keep_old(self, stored: str) -> None:
+        history = self.path / "config-history"
+        with explained_writes(history, "the old configuration"):
+            history.mkdir(exist_ok=True)
+        number = 1 + len(list(history.glob("*.gin")))
+        replace_file(history / f"{number:03d}.gin", stored)
+
+    def _record_start(self, provenance: Mapping[str, Any]) -> None:
+        path = self.path / "provenance.json"
+        starts: list[Any] = []
+        if path.exists():
+            try:
+                starts = json.loads(path.read_text())["starts"]
+            except (ValueError, KeyError, TypeError):
+                # A record of the past only: kept for whoever looks, no reason to refuse the run.
+                shutil.move(path, path.with_suffix(".unreadable"))
+        starts.append({**_start(), **provenance})
+        replace_file(path, to_json({"starts": starts}))
+
+
+def _start() -> dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "host": socket.gethostname(),
+        "python": sys.version.split()[0],
+        "versions": versions(_LIBRARIES),
+        "source": git_state(Path(__file__).parent),
+    }
+
+
+def versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Look installed versions up; what is not installed is left out."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
