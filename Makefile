@@ -77,9 +77,9 @@ test-slow: $(DEV_READY) ## Run the slow tests too, with many more random example
 test-gpu: $(DEV_READY) ## Run the tests and benchmarks that need an accelerator
 	@$(PY) -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
 	    echo "test-gpu: no accelerator (torch sees no CUDA device), so nothing was run" >&2; exit 4; }
-	@$(WITH_GL) MUJOCO_GL=$$gl $(PY) -m pytest -m gpu $(PYTEST_ARGS) && \
-	MUJOCO_GL=$$gl $(PY) benchmarks/learner.py --device cuda && \
-	MUJOCO_GL=$$gl $(PY) benchmarks/data.py
+	MUJOCO_GL=$${MUJOCO_GL:-egl} $(PY) -m pytest -m gpu $(PYTEST_ARGS)
+	MUJOCO_GL=$${MUJOCO_GL:-egl} $(PY) benchmarks/learner.py --device cuda
+	MUJOCO_GL=$${MUJOCO_GL:-egl} $(PY) benchmarks/data.py
 
 bench: $(RUN_READY) ## Measure updates, frames and samples per second on the CPU
 	@$(WITH_GL) MUJOCO_GL=$$gl $(PY) benchmarks/learner.py --device cpu && \

@@ -27,8 +27,11 @@ find_backend() {
 }
 
 find_backend && exit 0
-"$here/apt.sh" "headless rendering does not work (MUJOCO_GL=${MUJOCO_GL:-egl or osmesa})" \
-    libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libopengl0 libosmesa6
+why="headless rendering does not work (MUJOCO_GL=${MUJOCO_GL:-egl or osmesa})"
+"$here/apt.sh" "$why" libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libopengl0
+find_backend && exit 0
+# Only now, because newer releases have no such package.
+"$here/apt.sh" "$why" libosmesa6 || true
 find_backend && exit 0
 echo "headless rendering does not work although the GL libraries are installed; this is why:" >&2
 MUJOCO_GL=${MUJOCO_GL:-egl} "$python" -P -c 'import mujoco; mujoco.GLContext(64, 64).make_current()' >&2 || true
