@@ -1,0 +1,33 @@
+"""The README's plug-in is code that works."""
+
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_plug_in_keeps_the_laws_of_its_interface() -> None:
+    from wmplatform.contracts.encoder import check_encoder
+    from wmplatform.types import ArraySpec
+
+    module = ModuleType("my_plugin.encoders")
+    exec(compile(blocks("python")[0], "README.md", "exec"), module.__dict__)
+    frames = {"pixels": ArraySpec((3, 32, 32), "uint8")}
+    check_encoder(lambda observations: module.Patches(observations, width=4), frames)
+
+
+def test_the_entry_point_names_the_plug_in() -> None:
+    entries = tomllib.loads(blocks("toml")[0])["project"]["entry-points"]
+    assert entries == {"wmplatform.encoders": {"patches": "my_plugin.encoders:Patches"}}
+    assert "class Patches(Encoder)" in blocks("python")[0]
+
+
+def test_the_two_commands_come_first() -> None:
+    assert [block.strip() for block in blocks("")[:2]] == ["make quickstart", "make test"]
