@@ -31,7 +31,7 @@ class GymPixels(EnvAdapter):
     def __init__(
         self,
         *,
-        id: str = "Pendulum-v1",
+        id: str = "Pendulum-v1",  # noqa: A002 - gymnasium's word
         size: Annotated[int, Ge(1)] = 64,
         action_repeat: Annotated[int, Ge(1)] = 1,
         time_limit: Annotated[int, Ge(1)] | None = None,

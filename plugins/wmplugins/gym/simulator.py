@@ -30,17 +30,17 @@ class GymSimulator(Simulator):
     """A registered environment rendering `rgb_array`.
 
     Args:
-        id: registered name.
+        name: registered name.
         size: side of the picture in pixels.
         crop: (left, top, right, bottom) of the rendered picture; None is all of it.
         limited: whether the registered time limit ends episodes.
     """
 
     def __init__(
-        self, id: str, *, size: int, crop: tuple[int, int, int, int] | None, limited: bool
+        self, name: str, *, size: int, crop: tuple[int, int, int, int] | None, limited: bool
     ) -> None:
-        self._env = _make(id, None if limited else _UNLIMITED)
-        self._id = id
+        self._env = _make(name, None if limited else _UNLIMITED)
+        self._name = name
         self._size = size
         self._crop = crop
         registered = self._env.spec
@@ -48,7 +48,7 @@ class GymSimulator(Simulator):
         """Environment frames after which the registered limit truncates; None without one."""
         self.random = registered is not None and registered.nondeterministic
         """Whether it is registered as different at every run."""
-        self.action = _action_spec(id, self._env.action_space)
+        self.action = _action_spec(name, self._env.action_space)
 
     def reset(self, seed: int | None) -> Mapping[str, float]:
         """Start an episode."""
@@ -64,7 +64,7 @@ class GymSimulator(Simulator):
         """Render, crop and shrink."""
         picture = np.asarray(self._env.render())
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            what = f"{self._id} renders {picture.dtype} {picture.shape}, not uint8 (H, W, 3)"
+            what = f"{self._name} renders {picture.dtype} {picture.shape}, not uint8 (H, W, 3)"
             raise UnsupportedEnvironment(what)
         return {"pixels": self._shrunk(picture).transpose(2, 0, 1)}
 
@@ -88,7 +88,7 @@ class GymSimulator(Simulator):
         return np.asarray(image.resize(side, Image.Resampling.BOX, box=self._crop))
 
 
-def _make(id: str, limit: int | None) -> gymnasium.Env[Any, Any]:
+def _make(name: str, limit: int | None) -> gymnasium.Env[Any, Any]:
     # Without a display, and without pygame's greeting on standard output.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
@@ -96,17 +96,17 @@ def _make(id: str, limit: int | None) -> gymnasium.Env[Any, Any]:
     os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         return gymnasium.make(
-            id, render_mode="rgb_array", max_episode_steps=limit, disable_env_checker=True
+            name, render_mode="rgb_array", max_episode_steps=limit, disable_env_checker=True
         )
     except gymnasium.error.DependencyNotInstalled as error:
-        raise MissingSimulator(f"{id} needs a library: {error}") from error
+        raise MissingSimulator(f"{name} needs a library: {error}") from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise UnknownTask(f"gymnasium cannot make {id!r}: {error}") from error
+        raise UnknownTask(f"gymnasium cannot make {name!r}: {error}") from error
 
 
-def _action_spec(id: str, space: spaces.Space[Any]) -> ActionSpec:
+def _action_spec(name: str, space: spaces.Space[Any]) -> ActionSpec:
     if isinstance(space, spaces.Box):
         return ActionSpec(int(np.prod(space.shape)))
     if isinstance(space, spaces.Discrete):
         return ActionSpec(int(space.n), "discrete")
-    raise UnsupportedEnvironment(f"{id} has actions {space}; Box and Discrete are supported")
+    raise UnsupportedEnvironment(f"{name} has actions {space}; Box and Discrete are supported")

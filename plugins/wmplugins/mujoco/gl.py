@@ -5,6 +5,7 @@ contexts makes OSMesa draw slightly wrong pictures in the others, and EGL print 
 """
 
 import atexit
+import importlib
 import os
 import threading
 from types import ModuleType
@@ -58,7 +59,10 @@ class SharedGL:
         """Upload a `MjModel` and return its `MjrContext`; costs about 30 ms."""
         mujoco = import_mujoco()
         self.make_current()
-        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        try:
+            context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        except mujoco.FatalError as error:  # without a display glfw fails only here
+            raise _no_backend(error) from error
         self._models.append(context)
         return context
 
@@ -137,8 +141,7 @@ def import_mujoco() -> ModuleType:
 
 
 def _new_context() -> Any:
-    mujoco = import_mujoco()
-    context_type = getattr(mujoco, "GLContext", None)
+    context_type = _context_type(import_mujoco())
     if context_type is None:
         raise MissingGL("MuJoCo renders nothing because MUJOCO_GL is off", hint="unset MUJOCO_GL")
     try:
@@ -148,6 +151,17 @@ def _new_context() -> Any:
     except Exception as error:
         raise _no_backend(error) from error
     return context
+
+
+def _context_type(mujoco: ModuleType) -> Any:
+    """Choose the backend by `MUJOCO_GL` as it is now, however MuJoCo was first imported."""
+    backend = os.environ["MUJOCO_GL"].lower()
+    if backend not in ("egl", "osmesa"):
+        return getattr(mujoco, "GLContext", None)
+    try:
+        return importlib.import_module(f"mujoco.{backend}").GLContext
+    except (ImportError, AttributeError, OSError) as error:
+        raise _no_backend(error) from error
 
 
 def _no_backend(error: BaseException) -> MissingGL:
