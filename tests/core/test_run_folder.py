@@ -161,4 +161,4 @@ def test_added_and_removed_bindings_are_differences() -> None:
 
 
 def test_text_that_is_no_gin_is_still_compared() -> None:
-    assert [each.name for each in compare("a = (", "a = 'b")] == ["a = (", "a = 'b"]
+    assert compare("a = (", "a = 'b") == [Difference("a", "(", "'b")]

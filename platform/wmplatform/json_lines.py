@@ -1,0 +1,97 @@
+"""A file of JSON objects, one a line, that never has a broken or repeated line.
+
+Strict JSON has no NaN and no infinity; both are written as null. This file imports no torch.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wmplatform.files import append_whole, explained_writes
+
+__all__ = ["JsonLines", "read_json_lines"]
+
+
+class JsonLines:
+    """An append-only file of JSON objects.
+
+    Args:
+        path: made if it is not there. A torn last line, which only a kill or a power cut in the
+            middle of a write can leave, is cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with explained_writes(path, path.name):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self.truncate(self.offset)
+
+    @property
+    def offset(self) -> int:
+        """Size of the file in bytes: the end of its last line."""
+        return os.fstat(self._file).st_size
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Add one line, whole or not at all.
+
+        Raises:
+            DiskFull: there is no space; the file is as before.
+        """
+        finite = {key: _finite(value) for key, value in values.items()}
+        line = json.dumps(finite, allow_nan=False) + "\n"
+        with explained_writes(self.path, self.path.name):
+            append_whole(self._file, line.encode())
+
+    def truncate(self, offset: int) -> None:
+        """Forget what was written beyond `offset`, and half a line before it."""
+        end = min(offset, self.offset)
+        while end > 0:
+            start = max(0, end - 4096)
+            cut = os.pread(self._file, end - start, start).rfind(b"\n")
+            if cut >= 0:
+                end = start + cut + 1
+                break
+            end = start
+        with explained_writes(self.path, self.path.name):
+            os.ftruncate(self._file, end)
+
+    def sync(self) -> None:
+        """Wait until the disk has every line."""
+        with explained_writes(self.path, self.path.name):
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the objects of a file, a torn last line left out; nothing where there is no file."""
+    if not path.exists():
+        return
+    with path.open() as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _finite(value: Any) -> Any:
+    """Replace a float that JSON does not know."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

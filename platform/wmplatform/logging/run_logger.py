@@ -1,0 +1,174 @@
+"""Everything that a run writes down for people: numbers, pictures and videos.
+
+`metrics.jsonl` is the record; TensorBoard shows the same numbers for convenience.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wmplatform.files import explained_writes
+from wmplatform.json_lines import JsonLines
+from wmplatform.logging.progress import Progress
+from wmplatform.logging.running_means import RunningMeans
+from wmplatform.pictures import write_png, write_video
+
+__all__ = ["RunLogger"]
+
+
+class RunLogger:
+    """Writes into a run folder.
+
+    Every line of `metrics.jsonl` holds all counters, so that a curve can have any of them as its
+    x-axis. Values that are not finite are null.
+
+    Args:
+        folder: the run folder.
+        axis: the counter that TensorBoard shows as its step.
+        progress: told of every line, if given.
+        tensorboard: False writes no event files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        axis: str = "env_frames",
+        progress: Progress | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        self.folder, self.axis, self.progress = folder, axis, progress
+        self.means = RunningMeans()
+        self._lines = JsonLines(folder / "metrics.jsonl")
+        self._wants_events = tensorboard
+        self._events: Any = None
+        self._purge: int | None = None
+        self._last: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take scalars of one update into the means; never waits for the device."""
+        self.means.add(metrics)
+
+    def flush(
+        self, counters: Mapping[str, int], extra: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Write one line with the means since the last call; waits for the device once.
+
+        Args:
+            counters: all counters of the run.
+            extra: further values of this line.
+
+        Returns:
+            The means.
+
+        Raises:
+            DiskFull: there is no space; nothing of the line is in the file.
+        """
+        means = self.means.take()
+        speeds = self.progress.rates() if self.progress else {}
+        rates = {f"speed/{name}_per_s": rate for name, rate in speeds.items()}
+        self.scalars(counters, {**means, **(extra or {}), **rates})
+        return means
+
+    def scalars(self, counters: Mapping[str, int], values: Mapping[str, float]) -> None:
+        """Write one line with these values now.
+
+        Raises:
+            DiskFull: there is no space; nothing of the line is in the file.
+        """
+        self._last = dict(counters)
+        self._lines.append({**counters, "time_s": round(time.time(), 3), **values})
+        with explained_writes(self.folder / "tensorboard", "TensorBoard's events"):
+            if writer := self._writer():
+                for name, value in values.items():
+                    writer.add_scalar(name, value, counters[self.axis])
+
+    def image(self, name: str, counters: Mapping[str, int], image: NDArray[np.uint8]) -> Path:
+        """Write a picture uint8 `[H, W, 3]` as `pictures/<name>-<axis>.png`."""
+        path = self._target("pictures", name, counters, ".png")
+        write_png(path, image)
+        with explained_writes(self.folder / "tensorboard", "TensorBoard's events"):
+            if writer := self._writer():
+                writer.add_image(name, image, counters[self.axis], dataformats="HWC")
+        return path
+
+    def video(
+        self, name: str, counters: Mapping[str, int], frames: NDArray[np.uint8], fps: int
+    ) -> Path:
+        """Write a video uint8 `[T, H, W, 3]` as `videos/<name>-<axis>.mp4`.
+
+        Returns:
+            The file that was written: a GIF where PyAV is not installed.
+        """
+        return write_video(self._target("videos", name, counters, ".mp4"), frames, fps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the metrics end, and what is summed up; the lines are on the disk then."""
+        self._lines.sync()
+        if self._events is not None:
+            self._events.flush()
+        return {
+            "offset": self._lines.offset,
+            "means": self.means.state_dict(),
+            "counters": dict(self._last),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Forget what was logged after a checkpoint was saved, and go on from there.
+
+        Must come before anything is logged.
+        """
+        self._lines.truncate(state["offset"])
+        self.means.load_state_dict(state["means"])
+        self._last = dict(state["counters"])
+        self._purge = self._last.get(self.axis, -1) + 1
+
+    def start_over(self) -> None:
+        """Forget everything: an earlier process logged, but was killed before it saved.
+
+        Must come before anything is logged.
+        """
+        self.load_state_dict({"offset": 0, "means": [], "counters": {}})
+
+    def close(self) -> None:
+        """Close all files; a second call does nothing."""
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+        if self.progress is not None:
+            self.progress.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _target(self, place: str, name: str, counters: Mapping[str, int], suffix: str) -> Path:
+        file = f"{name.replace('/', '-')}-{counters[self.axis]:09d}{suffix}"
+        return self.folder / place / file
+
+    def _writer(self) -> Any:
+        """Open TensorBoard's writer when it is first needed: it is slow to import.
+
+        Returns:
+            The writer, or None where none is wanted.
+        """
+        if self._events is None and self._wants_events:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # TensorBoard hides what earlier processes wrote from `purge_step` on.
+            place = str(self.folder / "tensorboard")
+            self._events = SummaryWriter(place, purge_step=self._purge)
+        return self._events
