@@ -1,0 +1,94 @@
+"""Behavior: a policy, how it learns, and the ordered plan of an update."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from wmplatform.types import Batch, Distribution, Features, FeatureSpec, Metrics
+
+if TYPE_CHECKING:
+    from wmplatform.agent import Agent
+
+__all__ = ["Behavior", "Objective", "Phase", "Update"]
+
+
+@dataclass
+class Update:
+    """What the phases of one update share."""
+
+    batch: Batch
+    """What replay gave, on the device; images still uint8."""
+    updates: int = 0
+    """Updates made before this one; the clock of target copies."""
+    agent_steps: int = 0
+    """Agent steps collected so far; the clock of schedules."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """From earlier phases to later ones, e.g. the `observed` states."""
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A scalar loss and what it trains.
+
+    The learner differentiates `loss` with respect to the parameters below `trains` and to no
+    others, so a loss can flow through a module without moving it.
+    """
+
+    name: str
+    loss: Tensor
+    trains: tuple[str, ...]
+    """Prefixes of parameter names of the agent, e.g. `("world_model",)`. Every optimiser group
+    lies either wholly below them or wholly outside."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of an update: compute objectives, differentiate all, then step their optimisers."""
+
+    name: str
+    compute: Callable[[Update], Sequence[Objective]]
+    after: Callable[[Update], None] | None = None
+    """Runs after the optimisers have stepped, e.g. a target copy."""
+
+
+class Behavior(nn.Module, ABC):
+    """A policy and its learning rule.
+
+    A subclass is built with `(views, action, *, its own settings)`: the specs of the dynamics'
+    views by name and the action's spec.
+
+    Laws:
+
+    1. `policy` treats leading dims alike, rows do not mix, and its distribution is over valid
+       actions.
+    2. The plan moves only the parameters its objectives name: everything else stays, bit for bit.
+    3. The plan is deterministic given the random state, and never waits for the device.
+    4. Everything that changes over time (targets, counters, normalisers) is a buffer or a
+       parameter, so that it is checkpointed.
+    """
+
+    needs_imagination: bool = False
+    """Refused on dynamics without `supports_imagination`."""
+    needs_differentiable_rollout: bool = False
+    horizon: int = 0
+    """Longest imagined rollout; compared with the dynamics' `max_horizon`."""
+
+    @abstractmethod
+    def policy(self, features: Features) -> Distribution:
+        """Return the distribution over actions `[*lead, A]` for the view `policy`."""
+
+    @abstractmethod
+    def plan(self, agent: "Agent") -> Sequence[Phase]:
+        """List the phases of one update, in order.
+
+        The world model's own phase is `agent.world_model.phase(agent.explorer)`; a behavior
+        leaves it out (model-free), puts its own phases around it, or joins it.
+        """
+
+    def view_specs(self) -> Mapping[str, FeatureSpec]:
+        """Views this behavior reads, for `describe`; none by default."""
+        return {}

@@ -1,0 +1,51 @@
+"""RewardHead and every other scalar head: features to a distribution over a scalar."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+from wmplatform.types import Batch, Distribution, Features, Target
+
+__all__ = ["Head", "RewardHead"]
+
+
+class Head(nn.Module, ABC):
+    """Predicts a scalar of each record from the latent.
+
+    A subclass is built with `(features, *, its own settings)`, the spec of the view it reads.
+
+    Laws:
+
+    1. `forward` maps `[*lead, F]` to a distribution over scalars `[*lead]`; its mean is fp32.
+    2. `loss` is fp32 `[*lead]`, finite, and minimal where the prediction equals the target.
+    3. `target` reads records only and keeps their time: value t belongs to record t, no matter
+       what `timing` is. The platform pairs it with the state that `timing` names.
+    4. On a counter environment (reward = index of the record) a head learns the counter, not its
+       neighbour.
+    5. Gradients reach the features iff `sends_gradient`, and every trainable parameter.
+    """
+
+    view: str = "reward"
+    """The view of the latent that is read."""
+    timing: Literal["arrival", "departure"] = "arrival"
+    """`arrival`: the state of record t predicts the scalar of record t. `departure`: the state of
+    record t predicts the scalar of record t + 1."""
+    sends_gradient: bool = True
+    """Whether this loss shapes the latent (the paper's grad heads)."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Distribution:
+        """Predict; any leading dims."""
+
+    @abstractmethod
+    def target(self, batch: Batch) -> Target:
+        """Compute what should be predicted from the records of a segment `[B, T]`."""
+
+    def loss(self, features: Features, target: Tensor) -> Tensor:
+        """Loss of each record `[*lead]`: the negative log-likelihood unless overridden."""
+        return -self(features).log_prob(target)
+
+
+class RewardHead(Head):
+    """A head whose target is a reward; imagination reads its mean as the reward."""

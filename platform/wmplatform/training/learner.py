@@ -1,0 +1,260 @@
+"""Learner: one batch through an agent's plan.
+
+Nothing in `update` waits for the device: metrics stay there until somebody reads them, and
+whether an update is skipped is decided by a tensor.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from wmplatform.agent import Agent
+from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.factory import Factory
+from wmplatform.interfaces.behavior import Objective, Phase, Update
+from wmplatform.replay import Segments, Transitions
+from wmplatform.training.optim import Adam
+from wmplatform.types import Batch, Metrics
+
+__all__ = ["BadGroups", "Learner"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class BadGroups(PlatformError):
+    """The optimiser groups do not fit the agent's parameters or the plan's objectives."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class Learner:
+    """Trains an agent: runs its plan, differentiates each objective, steps its groups."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        groups: Mapping[str, tuple[str, ...]],
+        optimizers: Mapping[str, Factory[Adam]],
+        data: Factory[Segments] | Factory[Transitions] = Segments,
+        precision: Precision = "fp32",
+        loss_scale: Annotated[float, Ge(1.0)] = 65536.0,
+        max_bad_updates: Annotated[int, Ge(1)] = 20,
+        compile_parts: tuple[str, ...] = (),
+    ) -> None:
+        """Match parameters with optimisers.
+
+        Args:
+            agent: to train, already on its device.
+            groups: prefixes of parameter names by group, e.g. `{"model": ("world_model",)}`.
+            optimizers: an optimiser for each group.
+            data: what one update needs from replay.
+            precision: of convolutions and matrix products (autocast); heads, logits, KL, sampling,
+                returns and all parameters stay fp32.
+            loss_scale: first loss scale of fp16; grows and backs off by itself.
+            max_bad_updates: so many updates in a row that are not finite end the run.
+            compile_parts: names of submodules to compile, e.g. `("world_model.encoder",)`.
+
+        Raises:
+            BadGroups: a trainable parameter is in no group or in two.
+        """
+        self.agent, self.precision = agent, precision
+        self.data = data()
+        self.max_bad_updates = max_bad_updates
+        self._names = _assign(agent, groups)
+        if set(optimizers) != set(groups):
+            raise BadGroups(
+                f"groups {sorted(groups)} and optimizers {sorted(optimizers)} differ",
+                hint="give Learner.groups and Learner.optimizers the same names",
+            )
+        parameters = dict(agent.named_parameters())
+        self.optimizers = {
+            group: optimizers[group]([parameters[name] for name in names])
+            for group, names in self._names.items()
+        }
+        self.plan: Sequence[Phase] = agent.plan()
+        self.updates = 0
+        device = agent.device
+        self.bad_updates = torch.zeros((), device=device)
+        """Updates skipped so far because a gradient was not finite."""
+        self.bad_streak = torch.zeros((), device=device)
+        """The same, in a row, up to now."""
+        self._scale = torch.full((), loss_scale if precision == "fp16" else 1.0, device=device)
+        self._good = torch.zeros((), device=device)
+        self._statistics = [
+            buffer
+            for module in agent.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
+        for path in compile_parts:
+            agent.get_submodule(path).compile(dynamic=False)
+
+    def update(self, batch: Batch, agent_steps: int = 0) -> Metrics:
+        """Run the plan once.
+
+        Args:
+            batch: from `data`, on the agent's device.
+            agent_steps: the clock of schedules.
+
+        Returns:
+            Scalars on the device.
+        """
+        update = Update(batch, updates=self.updates, agent_steps=agent_steps)
+        bad = torch.zeros((), device=self._scale.device)
+        for phase in self.plan:
+            bad = torch.maximum(bad, self._run(phase, update))
+        self.bad_updates = self.bad_updates + bad
+        self.bad_streak = (self.bad_streak + 1) * bad
+        if self.precision == "fp16":
+            self._adapt_scale(bad)
+        self.updates += 1
+        update.metrics["skipped_updates"] = self.bad_updates
+        return update.metrics
+
+    def _run(self, phase: Phase, update: Update) -> Tensor:
+        """One phase; returns 1 if its gradients were not finite and its step was skipped, else 0."""
+        before = [x.clone() for x in self._statistics]
+        with self._autocast():
+            objectives = phase.compute(update)
+        grads = self._gradients(objectives)
+        norms = {group: self.optimizers[group].clip(g) for group, g in grads.items()}
+        finite = torch.stack(list(norms.values())).isfinite().all()
+        skip = (~finite).float()
+        for old, now in zip(before, self._statistics, strict=True):
+            now.copy_(torch.where(finite, now, old))
+        for group, group_grads in grads.items():
+            self.optimizers[group].step(group_grads, self.updates, skip)
+            update.metrics[f"{group}_grad_norm"] = norms[group]
+        for objective in objectives:
+            update.metrics[f"{objective.name}_loss"] = objective.loss.detach()
+        if phase.after:
+            phase.after(update)
+        return skip
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self._scale.device.type, dtype=dtype)
+
+    def _gradients(self, objectives: Sequence[Objective]) -> dict[str, list[Tensor]]:
+        """Gradients of each group under `trains`, summed over objectives; nothing else moves.
+
+        Differentiating with respect to these parameters alone computes no weight gradient of a
+        module that a loss merely flows through.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for objective in objectives:
+            groups = self._groups_under(objective)
+            parameters = [p for group in groups for p in self.optimizers[group].parameters]
+            loss = objective.loss * self._scale if self.precision == "fp16" else objective.loss
+            grads = list(
+                torch.autograd.grad(loss, parameters, materialize_grads=True, allow_unused=True)
+            )
+            if self.precision == "fp16":
+                torch._foreach_mul_(grads, 1.0 / self._scale)
+            for group in groups:
+                count = len(self.optimizers[group].parameters)
+                mine, grads = grads[:count], grads[count:]
+                if group in found:
+                    torch._foreach_add_(found[group], mine)
+                else:
+                    found[group] = mine
+        return found
+
+    def _groups_under(self, objective: Objective) -> list[str]:
+        """Groups that an objective trains.
+
+        Raises:
+            BadGroups: a group lies partly inside, or there is none.
+        """
+        groups = []
+        for group, names in self._names.items():
+            inside = [name for name in names if _below(name, objective.trains)]
+            if inside and len(inside) < len(names):
+                raise BadGroups(
+                    f"objective {objective.name!r} trains {objective.trains}, but group {group!r} "
+                    f"holds other parameters too, e.g. {next(n for n in names if n not in inside)}",
+                    hint="split the group in Learner.groups",
+                )
+            groups += [group] if inside else []
+        if not groups:
+            raise BadGroups(f"objective {objective.name!r} trains nothing: {objective.trains}")
+        return groups
+
+    def _adapt_scale(self, bad: Tensor) -> None:
+        """Halve the loss scale after a bad update, double it after 2000 good ones."""
+        self._good = (self._good + 1) * (1 - bad)
+        grow = (self._good >= 2000).float()
+        self._scale = self._scale * (1 - 0.5 * bad) * (1 + grow)
+        self._good = self._good * (1 - grow)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimisers and counters; the agent's weights are saved by themselves."""
+        return {
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "guard": {
+                "bad_updates": self.bad_updates,
+                "bad_streak": self.bad_streak,
+                "scale": self._scale,
+                "good": self._good,
+            },
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        guard = {k: v.to(self._scale.device) for k, v in state["guard"].items()}
+        self.bad_updates, self.bad_streak = guard["bad_updates"], guard["bad_streak"]
+        self._scale, self._good = guard["scale"], guard["good"]
+        self.updates = int(state["updates"])
+
+    def group_sizes(self) -> dict[str, int]:
+        """Number of trainable parameters of each group."""
+        return {
+            name: sum(p.numel() for p in optimizer.parameters)
+            for name, optimizer in self.optimizers.items()
+        }
+
+
+def _below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == p or name.startswith(f"{p}.") for p in prefixes)
+
+
+def _assign(agent: nn.Module, groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """Names of the trainable parameters of each group; the longest prefix wins.
+
+    Raises:
+        BadGroups: a parameter belongs to no group, or a group is empty.
+    """
+    found: dict[str, list[str]] = {group: [] for group in groups}
+    for name, parameter in agent.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        matches = [
+            (len(prefix), group)
+            for group, prefixes in groups.items()
+            for prefix in prefixes
+            if _below(name, (prefix,))
+        ]
+        if not matches:
+            raise BadGroups(
+                f"parameter {name!r} belongs to no optimiser group",
+                hint=f"add a prefix of it to Learner.groups (groups: {', '.join(groups)})",
+            )
+        found[max(matches)[1]].append(name)
+    empty = [group for group, names in found.items() if not names]
+    if empty:
+        raise BadGroups(
+            f"optimiser groups without a parameter: {', '.join(empty)}",
+            hint="remove them from Learner.groups, or mend their prefixes",
+        )
+    return found

@@ -1,0 +1,348 @@
+"""Actor-critic learned in imagination (DreamerV2 section 2.2).
+
+Shape letters: N start states, H imagined steps, K = H + 1 states with the start, A action.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from torch import Tensor, nn
+
+from wmplatform.agent import Agent
+from wmplatform.distributions import OneHot, TruncatedNormal, UnitNormal
+from wmplatform.interfaces import Behavior, Objective, Phase, Update
+from wmplatform.schedules import Schedule
+from wmplatform.types import (
+    ActionSpec,
+    Distribution,
+    Features,
+    FeatureSpec,
+    Latent,
+    Metrics,
+    tree_map,
+)
+from wmplugins.dreamer.decoders import as_vector, flat_size
+from wmplugins.dreamer.heads import in_fp32
+from wmplugins.dreamer.nets import MLP, Act, Norm
+
+__all__ = ["Actor", "ImaginationActorCritic", "discount_weights", "frozen", "lambda_return"]
+
+Gradient = Literal["auto", "dynamics", "reinforce", "both"]
+
+
+def lambda_return(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float) -> Tensor:
+    """Lambda returns (DreamerV2 eq. 4), all arguments aligned with the state they belong to.
+
+    `V_i = r_i + d_i * ((1 - lambda) * v_{i+1} + lambda * V_{i+1})`, and the last value is the
+    bootstrap only.
+
+    Args:
+        reward: `[N, K]`; the last entry is not used.
+        value: `[N, K]`.
+        discount: `[N, K]`; the last entry is not used.
+        lambda_: 0 for one-step returns, 1 for Monte Carlo.
+
+    Returns:
+        `[N, K - 1]`.
+    """
+    steps = value.shape[1] - 1
+    inputs = torch.addcmul(reward[:, :-1], discount[:, :-1], value[:, 1:], value=1 - lambda_)
+    carry_on = (lambda_ * discount[:, :-1]).unbind(1)
+    input_T = inputs.unbind(1)
+    last = value[:, -1]
+    returns: list[Tensor] = []
+    for i in range(steps - 1, -1, -1):
+        last = torch.addcmul(input_T[i], carry_on[i], last)
+        returns.append(last)
+    return torch.stack(returns[::-1], 1)
+
+
+def discount_weights(discount: Tensor) -> Tensor:
+    """Probability of being still alive at each state: 1, d_0, d_0 d_1, ... `[N, K]`, detached."""
+    ones = torch.ones_like(discount[:, :1])
+    return torch.cat([ones, discount[:, :-1]], 1).cumprod(1).detach()
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Build no graph towards the parameters of these modules; gradients still flow through them.
+
+    Saves the memory of the weight gradients' inputs along an imagined rollout.
+    """
+    moved = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in moved:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in moved:
+            parameter.requires_grad_(True)
+
+
+class Actor(nn.Module):
+    """Policy network: truncated normal for continuous actions, one-hot for discrete ones.
+
+    The location is tanh(u) and the scale 2 * sigmoid((v + init_std) / 2) + min_std, from two
+    output layers (DreamerV2 code). Parameters for 2048 features: 1,304,008 with 4 actions.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        action: ActionSpec,
+        *,
+        layers: int,
+        units: int,
+        norm: Norm,
+        act: Act,
+        min_std: float,
+        init_std: float,
+        fp32: bool,
+    ) -> None:
+        super().__init__()
+        self.kind, self.min_std, self.init_std, self.fp32 = action.kind, min_std, init_std, fp32
+        outputs = action.size * (2 if action.kind == "continuous" else 1)
+        # One layer of two outputs: Glorot bounds would differ from two layers', so draw them apart.
+        self.mlp = MLP(inputs, outputs, layers=layers, units=units, norm=norm, act=act)
+        if action.kind == "continuous":
+            for half in self.mlp.out.weight.data.chunk(2, 0):
+                nn.init.xavier_uniform_(half)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Raw outputs `[*lead, 2A]` or `[*lead, A]`, fp32."""
+        return in_fp32(self.mlp, features, self.fp32)
+
+    def distribution(self, raw: Tensor) -> Distribution:
+        """Turn raw outputs into a distribution over `[*lead, A]`."""
+        if self.kind == "discrete":
+            return OneHot(raw)
+        u, v = raw.chunk(2, -1)
+        scale = 2 * torch.sigmoid((v + self.init_std) / 2) + self.min_std
+        return TruncatedNormal(torch.tanh(u), scale)
+
+
+class ImaginationActorCritic(Behavior):
+    """DreamerV2's behavior: rollouts of `horizon` steps from every replayed state.
+
+    Plan: the world model's phase, then one phase with the actor's and the critic's objective. The
+    start states come from the world model's forward pass (before its step); rewards and
+    transitions use the stepped model.
+    """
+
+    needs_imagination = True
+
+    def __init__(
+        self,
+        views: Mapping[str, FeatureSpec],
+        action: ActionSpec,
+        *,
+        horizon: Annotated[int, Ge(2)] = 15,
+        gamma: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.99,
+        lambda_: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.95,
+        entropy_scale: float | str = 1e-4,
+        gradient: Gradient = "auto",
+        mix: float | str = 0.1,
+        layers: Annotated[int, Ge(0)] = 4,
+        units: Annotated[int, Ge(1)] = 400,
+        norm: Norm = "none",
+        act: Act = "elu",
+        min_std: Annotated[float, Gt(0.0)] = 0.1,
+        init_std: float = 0.0,
+        slow_target_every: Annotated[int, Ge(1)] = 100,
+        slow_target_fraction: Annotated[float, Interval(gt=0.0, le=1.0)] = 1.0,
+        reward_head: str = "reward",
+        continue_head: str = "continue",
+        entropy_in_critic_target: bool = False,
+        fp32: bool = True,
+    ) -> None:
+        """Build actor, critic and slow critic.
+
+        Args:
+            views: of the dynamics; `policy` feeds the actor, `value` the critic.
+            action: the action's spec.
+            horizon: imagined agent steps H.
+            gamma: discount where the model has no head named `continue_head`.
+            lambda_: of the lambda return.
+            entropy_scale: weight of the policy's entropy, a schedule over agent steps.
+            gradient: of the actor: through the dynamics, by likelihood ratio, both, or the
+                first for continuous and the second for discrete actions.
+            mix: share of the dynamics gradient where `gradient` is both; a schedule.
+            layers: hidden layers of actor and critic.
+            units: their width.
+            norm: their normalisation.
+            act: their activation.
+            min_std: smallest scale of the truncated normal.
+            init_std: shift of its raw scale.
+            slow_target_every: updates between copies to the slow critic, first after update 1.
+            slow_target_fraction: 1 copies, less moves by that share.
+            reward_head: head that imagination reads.
+            continue_head: head that predicts the discount, if the model has one.
+            entropy_in_critic_target: reproduce a code whose critic regresses on returns that
+                the entropy bonus had been added to in place.
+            fp32: keep actor and critic out of autocast.
+        """
+        super().__init__()
+        self.horizon, self.gamma, self.lambda_ = horizon, gamma, lambda_
+        self.entropy_scale, self.mix = Schedule(entropy_scale), Schedule(mix)
+        self.gradient = gradient
+        if gradient == "auto":
+            self.gradient = "dynamics" if action.kind == "continuous" else "reinforce"
+        self.needs_differentiable_rollout = self.gradient != "reinforce"
+        self.slow_every, self.slow_fraction = slow_target_every, slow_target_fraction
+        self.reward_head, self.continue_head = reward_head, continue_head
+        self.entropy_in_critic_target, self.fp32 = entropy_in_critic_target, fp32
+        self.actor = Actor(
+            flat_size(views["policy"]),
+            action,
+            layers=layers,
+            units=units,
+            norm=norm,
+            act=act,
+            min_std=min_std,
+            init_std=init_std,
+            fp32=fp32,
+        )
+        values = flat_size(views["value"])
+        self.critic = MLP(values, 1, layers=layers, units=units, norm=norm, act=act)
+        # Independently initialised: the very first update bootstraps from another network.
+        self.slow_critic = MLP(values, 1, layers=layers, units=units, norm=norm, act=act)
+        self.slow_critic.requires_grad_(False)
+
+    def policy(self, features: Features) -> Distribution:
+        """Distribution over actions for the view `policy`."""
+        return self.actor.distribution(self.actor(as_vector(features)))
+
+    def plan(self, agent: Agent) -> Sequence[Phase]:
+        """World model, then actor and critic together, then the slow copy."""
+        model = agent.world_model
+
+        def imagine_and_learn(update: Update) -> Sequence[Objective]:
+            return self._objectives(agent, update)
+
+        def copy_slow(update: Update) -> None:
+            if update.updates % self.slow_every == 0:
+                self.copy_slow_critic()
+
+        return [
+            model.phase(agent.explorer),
+            Phase("behavior", imagine_and_learn, after=copy_slow),
+        ]
+
+    @torch.no_grad()
+    def copy_slow_critic(self) -> None:
+        """Move the slow critic by its fraction towards the critic."""
+        slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        torch._foreach_lerp_(slow, fast, self.slow_fraction)
+
+    def _objectives(self, agent: Agent, update: Update) -> Sequence[Objective]:
+        model = agent.world_model
+        start, carry = model.dynamics.starts(update.memory["observed"])
+        raws: list[Tensor] = []
+
+        def act(features: Features) -> Tensor:
+            raws.append(self.actor(as_vector(features).detach()))
+            return self.actor.distribution(raws[-1]).sample()
+
+        with frozen(model, self.slow_critic):
+            imagined = model.dynamics.imagine(start, carry, act, self.horizon)
+            states = tree_map(
+                lambda first, rest: torch.cat([first.unsqueeze(1), rest], 1), start, imagined.states
+            )
+            reward = model.predict(self.reward_head, states).mean
+            discount = self._discount(agent, states, reward, update)
+            value_features = as_vector(model.dynamics.features(states, "value"))
+            slow_value = in_fp32(self.slow_critic, value_features, self.fp32).squeeze(-1)
+        returns = lambda_return(reward, slow_value, discount, self.lambda_)
+        weight = discount_weights(discount)
+        policy = self.actor.distribution(torch.stack(raws, 1))
+        scale = self.entropy_scale(update.agent_steps)
+        mix = self.mix(update.agent_steps)
+        actor_loss, entropy = self.actor_loss(
+            returns, slow_value, weight, policy, imagined.actions, scale, mix
+        )
+        target = returns.detach()
+        if self.entropy_in_critic_target and self.gradient == "dynamics":
+            leak = scale * entropy.detach()[:, :-1]
+            target = torch.cat([target[:, :1], target[:, 1:] + leak], 1)
+        value = in_fp32(self.critic, value_features[:, :-1].detach(), self.fp32).squeeze(-1)
+        critic_loss = self.critic_loss(value, target, weight)
+        update.metrics.update(_metrics(reward, returns, value, slow_value, entropy, weight))
+        return [
+            Objective("actor", actor_loss, ("behavior.actor",)),
+            Objective("critic", critic_loss, ("behavior.critic",)),
+        ]
+
+    def actor_loss(
+        self,
+        returns: Tensor,
+        value: Tensor,
+        weight: Tensor,
+        policy: Distribution,
+        actions: Tensor,
+        entropy_scale: float,
+        mix: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the actor's loss (DreamerV2 eq. 6) and the policy's entropy `[N, H]`.
+
+        Args:
+            returns: `[N, H]`, with gradient to the actions where the dynamics carry it.
+            value: slow critic `[N, H + 1]`, the baseline.
+            weight: `[N, H + 1]`.
+            policy: at the states 0..H-1.
+            actions: `[N, H, A]`; entry i was chosen at state i.
+            entropy_scale: weight of the entropy.
+            mix: share of the dynamics gradient where both are used.
+        """
+        entropy = policy.entropy()
+        objective = returns[:, 1:]
+        if self.gradient != "dynamics":
+            log_prob = policy.log_prob(actions.detach())[:, :-1]
+            advantage = (returns[:, 1:] - value[:, :-2]).detach()
+            objective = log_prob * advantage
+            if self.gradient == "both":
+                objective = mix * returns[:, 1:] + (1 - mix) * objective
+        objective = objective + entropy_scale * entropy[:, :-1]
+        return -(weight[:, :-2] * objective).mean(), entropy
+
+    def critic_loss(self, value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Half the squared error to the lambda returns, weighted (DreamerV2 eq. 5).
+
+        Args:
+            value: `[N, H]`.
+            target: `[N, H]`, detached.
+            weight: `[N, H + 1]`.
+        """
+        return -(weight[:, :-1] * UnitNormal(value, event_dims=0).log_prob(target)).mean()
+
+    def _discount(self, agent: Agent, states: Latent, reward: Tensor, update: Update) -> Tensor:
+        """Discount of each state `[N, H + 1]`; that of the start comes from the record."""
+        model = agent.world_model
+        if self.continue_head not in model.heads:
+            return torch.full_like(reward, self.gamma)
+        discount = model.predict(self.continue_head, states).mean
+        observed = update.memory["observed"]
+        terminal = update.batch["is_terminal"][:, observed.records].bool().reshape(-1, 1)
+        return torch.cat([self.gamma * (~terminal).float(), discount[:, 1:]], 1)
+
+    @classmethod
+    def contract_settings(cls) -> dict[str, object]:
+        """Tiny settings for the contract checks."""
+        return {"horizon": 3, "layers": 1, "units": 8}
+
+
+def _metrics(
+    reward: Tensor, returns: Tensor, value: Tensor, slow: Tensor, entropy: Tensor, weight: Tensor
+) -> Metrics:
+    """What is worth logging of an imagined rollout."""
+    return {
+        "imagined_reward": reward.detach().mean(),
+        "critic": value.detach().mean(),
+        "critic_slow": slow.detach().mean(),
+        "critic_target": returns.detach().mean(),
+        "critic_target_std": returns.detach().std(),
+        "actor_entropy": entropy.detach().mean(),
+        "imagined_weight": weight.mean(),
+    }
