@@ -1,0 +1,488 @@
+"""Learning in imagination: returns, losses, gradients, order and targets."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrl.objectives.value.functional import td_lambda_return_estimate
+
+from wmplatform.agent import Agent
+from wmplatform.distributions import TruncatedNormal
+from wmplatform.interfaces import Imagined, Update
+from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
+from wmplatform.world_model import WorldModel
+from wmplugins.dreamer.behavior import (
+    Actor,
+    ImaginationActorCritic,
+    discount_weights,
+    frozen,
+    lambda_return,
+)
+from wmplugins.dreamer.decoders import CNNDecoder, ResNetDecoder
+from wmplugins.dreamer.encoders import CNNEncoder, ResNetEncoder
+from wmplugins.dreamer.explorers import Sampling
+from wmplugins.dreamer.heads import DiscountMLP, RewardMLP
+from wmplugins.dreamer.rssm import RSSM
+
+from ..core.tiny_dreamer import DISCRETE, segments, tiny_agent
+from . import dreamer_reference as ref
+
+REWARD = torch.tensor([[1.0, 0.0, 2.0, -1.0]])
+VALUE = torch.tensor([[10.0, 8.0, 6.0, 4.0]])
+DISCOUNT = torch.full((1, 4), 0.99)
+
+
+# Returns
+
+
+def test_returns_of_a_known_rollout() -> None:
+    returns = lambda_return(REWARD, VALUE, DISCOUNT, 0.95)
+    assert_allclose(returns, [[6.94718839, 5.90238, 5.96]], atol=1e-5)
+    assert_allclose(discount_weights(DISCOUNT), [[1, 0.99, 0.9801, 0.970299]], atol=1e-6)
+
+
+def test_returns_end_where_the_discount_is_zero() -> None:
+    discount = DISCOUNT.clone()
+    discount[0, 1] = 0
+    returns = lambda_return(REWARD, VALUE, discount, 0.95)
+    assert_allclose(returns, [[1.396, 0.0, 5.96]], atol=1e-5)
+    assert_allclose(discount_weights(discount), [[1, 0.99, 0, 0]], atol=1e-6)
+
+
+@given(st.integers(0, 2**16), st.integers(2, 16), st.floats(0, 1))
+def test_returns_against_numpy(seed: int, length: int, lam: float) -> None:
+    rng = np.random.default_rng(seed)
+    reward, value = rng.normal(size=(2, length, 3)) * 10
+    discount = rng.uniform(size=(length, 3)) * (rng.uniform(size=(length, 3)) > 0.2)
+    expected = ref.lambda_return(reward, value, discount, lam)
+    inputs = (torch.tensor(x, dtype=torch.float32).T for x in (reward, value, discount))
+    assert_allclose(lambda_return(*inputs, lam), expected.T, rtol=1e-4, atol=1e-4)
+    weights = discount_weights(torch.tensor(discount.T))
+    assert_allclose(weights, ref.weights(discount).T, rtol=1e-5, atol=1e-7)
+
+
+def test_returns_against_torchrl() -> None:
+    """TorchRL pairs a reward with the state after it; ours belongs to its own state."""
+    reward, value = torch.randn(2, 7, 16) * 5
+    done = torch.zeros(7, 15, 1, dtype=torch.bool)
+    theirs = td_lambda_return_estimate(
+        gamma=0.99,
+        lmbda=0.95,
+        next_state_value=value[:, 1:, None],
+        reward=reward[:, :-1, None],
+        done=done,
+        terminated=done,
+    )
+    ours = lambda_return(reward, value, torch.full((7, 16), 0.99), 0.95)
+    assert_allclose(ours, theirs[..., 0], rtol=1e-5, atol=1e-5)
+
+
+def test_return_gradients_follow_the_recursion() -> None:
+    reward, value = (torch.randn(2, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    discount = torch.rand(2, 6, dtype=torch.float64, requires_grad=True)
+    function = partial(lambda_return, lambda_=0.95)
+    assert torch.autograd.gradcheck(function, (reward, value, discount))
+
+
+def test_weights_are_detached() -> None:
+    assert not discount_weights(DISCOUNT.requires_grad_()).requires_grad
+    DISCOUNT.requires_grad_(False)
+
+
+# Losses
+
+
+class Stub:
+    """A policy of given entropies and log-probabilities."""
+
+    def __init__(self, entropy: Tensor, log_prob: Tensor | None = None) -> None:
+        self._entropy, self._log_prob = entropy, log_prob
+
+    def entropy(self) -> Tensor:
+        return self._entropy
+
+    def log_prob(self, _value: Tensor) -> Tensor:
+        assert self._log_prob is not None
+        return self._log_prob
+
+
+def behavior(gradient: str = "dynamics", **settings: Any) -> ImaginationActorCritic:
+    views = {"policy": ArraySpec((6,)), "value": ArraySpec((6,))}
+    return ImaginationActorCritic(views, ActionSpec(2), gradient=gradient, units=4, **settings)
+
+
+def test_losses_of_a_known_rollout() -> None:
+    returns = lambda_return(REWARD, VALUE, DISCOUNT, 0.95)
+    weight = discount_weights(DISCOUNT)
+    policy = Stub(torch.tensor([[2.0, 1.5, 7.0]]))
+    loss, entropy = behavior().actor_loss(
+        returns, VALUE, weight, policy, torch.zeros(1, 3, 2), 1e-4, 0.1
+    )
+    assert_allclose(loss, -5.90156425, atol=1e-5)
+    online = torch.tensor([[9.0, 7.5, 6.5]])
+    assert_allclose(behavior().critic_loss(online, returns, weight), 1.17111641, atol=1e-5)
+    leaked = returns + 1e-4 * torch.nn.functional.pad(entropy[:, :-1], (1, 0))
+    assert_allclose(leaked, [[6.94718839, 5.90258, 5.96015]], atol=1e-5)
+
+
+def rollout(seed: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    shapes = {"reward": 6, "value": 6, "log_prob": 5, "entropy": 5}
+    found = {k: torch.randn(4, n, generator=draw) for k, n in shapes.items()}
+    found["discount"] = torch.rand(4, 6, generator=draw)
+    found["returns"] = lambda_return(found["reward"], found["value"], found["discount"], 0.95)
+    found["weight"] = discount_weights(found["discount"])
+    return found
+
+
+@given(st.integers(0, 2**16), st.sampled_from(["dynamics", "reinforce", "both"]))
+def test_actor_loss_against_numpy(seed: int, gradient: str) -> None:
+    roll, eta, mix = rollout(seed), 0.3, 0.25
+    policy = Stub(roll["entropy"], roll["log_prob"])
+    loss, _ = behavior(gradient).actor_loss(
+        roll["returns"], roll["value"], roll["weight"], policy, torch.zeros(4, 5, 2), eta, mix
+    )
+    time_first = {k: v.T for k, v in roll.items()}
+    target, weight, entropy = (time_first[k] for k in ("returns", "weight", "entropy"))
+    dynamics = ref.actor_loss(target, weight, entropy, eta)
+    score = ref.reinforce_loss(
+        target, time_first["value"], time_first["log_prob"], weight, entropy, eta
+    )
+    expected = {
+        "dynamics": dynamics,
+        "reinforce": score,
+        "both": mix * dynamics + (1 - mix) * score,
+    }
+    assert_allclose(loss, expected[gradient], rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(0, 2**16))
+def test_critic_loss_against_numpy(seed: int) -> None:
+    roll = rollout(seed)
+    online = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed))
+    loss = behavior().critic_loss(online, roll["returns"], roll["weight"])
+    assert_allclose(loss, ref.critic_loss(online.T, roll["returns"].T, roll["weight"].T), rtol=1e-4)
+
+
+def test_auto_means_dynamics_for_continuous_and_reinforce_for_discrete_actions() -> None:
+    views = {"policy": ArraySpec((6,)), "value": ArraySpec((6,))}
+    for kind, expected in (("continuous", "dynamics"), ("discrete", "reinforce")):
+        made = ImaginationActorCritic(views, ActionSpec(2, kind), units=4)
+        assert made.gradient == expected
+        assert made.needs_differentiable_rollout == (expected == "dynamics")
+
+
+# Actor
+
+
+def actor(size: int, kind: str = "continuous", inputs: int = 2048, units: int = 400) -> Actor:
+    return Actor(
+        inputs,
+        ActionSpec(size, kind),
+        layers=4,
+        units=units,
+        norm="none",
+        act="elu",
+        min_std=0.1,
+        init_std=0.0,
+        fp32=True,
+    )
+
+
+@pytest.mark.parametrize(("size", "expected"), [(2, 1_302_404), (4, 1_304_008), (6, 1_305_612)])
+def test_actor_counts(size: int, expected: int) -> None:
+    assert sum(p.numel() for p in actor(size).parameters()) == expected
+
+
+def test_actor_outputs_are_initialised_as_two_layers() -> None:
+    out = actor(4).mlp.out
+    assert out.weight.shape == (8, 400)
+    for half in out.weight.detach().chunk(2):
+        bound = math.sqrt(6 / 404)
+        assert 0.99 * bound < float(half.abs().max()) <= bound * (1 + 1e-6)
+    assert (out.bias == 0).all()
+
+
+def test_actor_distribution_of_known_outputs() -> None:
+    dist = actor(2, inputs=3, units=4).distribution(torch.tensor([0.5, -2.0, 0.0, -3.0]))
+    assert_allclose(dist.mode, [0.46211716, -0.96402758], atol=1e-6)
+    assert_allclose(dist.log_prob(torch.tensor([0.3, -0.8])), -0.08890194, atol=1e-5)
+
+
+def test_scale_starts_at_1_1_and_stays_between_0_1_and_2_1() -> None:
+    made = actor(1, inputs=3, units=4)
+    for raw, expected in ((0.0, 1.1), (-100.0, 0.1), (100.0, 2.1)):
+        assert_allclose(made.distribution(torch.tensor([0.0, raw])).scale, [expected], rtol=1e-5)
+
+
+def test_initial_critics_differ() -> None:
+    made = behavior()
+    pairs = zip(made.critic.parameters(), made.slow_critic.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert not any(p.requires_grad for p in made.slow_critic.parameters())
+
+
+# The whole phase, recomputed
+
+
+class Recorded:
+    """An agent whose imagined rollout is kept, and the objectives it led to."""
+
+    def __init__(self, agent: Agent, batch_seed: int = 0, agent_steps: int = 0) -> None:
+        self.agent = agent
+        self.update = Update(segments(batch_seed, spec=agent.spec), agent_steps=agent_steps)
+        model, self.phase = agent.plan()
+        model.compute(self.update)
+        dynamics, real = agent.world_model.dynamics, agent.world_model.dynamics.imagine
+
+        def imagine(start: Any, *args: Any, **kwargs: Any) -> Imagined:
+            self.start, self.imagined = start, real(start, *args, **kwargs)
+            return self.imagined
+
+        dynamics.imagine = imagine
+        self.objectives = {o.name: o for o in self.phase.compute(self.update)}
+        del dynamics.imagine
+
+    def states(self) -> dict[str, Tensor]:
+        """States 0..H `[N, K, ...]`, detached."""
+        future = self.imagined.states
+        return {k: torch.cat([v[:, None], future[k]], 1).detach() for k, v in self.start.items()}
+
+    def features(self) -> Tensor:
+        states = self.states()
+        return torch.cat([states["stoch"], states["deter"]], -1)
+
+
+def numpy_losses(roll: Recorded, eta: float, leak: bool = False) -> tuple[float, float]:
+    """Actor's and critic's loss of a recorded rollout, from the equations."""
+    agent, features = roll.agent, roll.features()
+    learner = agent.behavior
+    with torch.no_grad():
+        reward = agent.world_model.head("reward").mlp(features)[..., 0]
+        slow, online = learner.slow_critic(features)[..., 0], learner.critic(features)[..., 0]
+        discount = torch.full_like(reward, 0.99)
+        if "continue" in agent.world_model.heads:
+            discount = agent.world_model.head("continue").mlp(features)[..., 0].sigmoid()
+            terminal = roll.update.batch["is_terminal"].flatten()
+            discount[:, 0] = torch.where(terminal, 0.0, 0.99)
+        policy = learner.policy(features[:, :-1])
+        entropy, log_prob = policy.entropy(), policy.log_prob(roll.imagined.actions)
+    reward, slow, online, discount, entropy, log_prob = (
+        ref.f64(x).T for x in (reward, slow, online, discount, entropy, log_prob)
+    )
+    target, weight = ref.lambda_return(reward, slow, discount, 0.95), ref.weights(discount)
+    if agent.spec.action.kind == "continuous":
+        loss = ref.actor_loss(target, weight, entropy, eta)
+    else:
+        loss = ref.reinforce_loss(target, slow, log_prob, weight, entropy, eta)
+    if leak:
+        target = target + eta * np.concatenate([np.zeros_like(entropy[:1]), entropy[:-1]])
+    return loss, ref.critic_loss(online, target, weight)
+
+
+@pytest.mark.parametrize("discount", [False, True])
+@pytest.mark.parametrize("spec", [None, DISCRETE])
+def test_both_losses_recomputed_in_numpy(spec: EnvSpec | None, discount: bool) -> None:
+    kwargs = {} if spec is None else {"spec": spec}
+    roll = Recorded(tiny_agent(discount=discount, entropy_scale=0.1, **kwargs))
+    actor_loss, critic_loss = numpy_losses(roll, 0.1)
+    assert_allclose(roll.objectives["actor"].loss.detach(), actor_loss, rtol=1e-4, atol=1e-6)
+    assert_allclose(roll.objectives["critic"].loss.detach(), critic_loss, rtol=1e-4, atol=1e-6)
+
+
+def test_the_parity_switch_lets_the_entropy_leak_into_the_critic() -> None:
+    roll = Recorded(tiny_agent(entropy_scale=0.1, entropy_in_critic_target=True))
+    actor_loss, leaked = numpy_losses(roll, 0.1, leak=True)
+    _, clean = numpy_losses(roll, 0.1)
+    assert abs(leaked - clean) > 1e-3
+    assert_allclose(roll.objectives["critic"].loss.detach(), leaked, rtol=1e-4)
+    assert_allclose(roll.objectives["actor"].loss.detach(), actor_loss, rtol=1e-4)
+
+
+def test_entropy_follows_its_schedule_over_agent_steps() -> None:
+    roll = Recorded(tiny_agent(entropy_scale="linear(0.5, 0.1, 1000)"), agent_steps=500)
+    assert_allclose(roll.objectives["actor"].loss.detach(), numpy_losses(roll, 0.3)[0], rtol=1e-4)
+
+
+def test_start_states_are_all_posterior_states_detached() -> None:
+    roll = Recorded(tiny_agent())
+    observed = roll.update.memory["observed"].states
+    for key, value in roll.start.items():
+        assert torch.equal(value, observed[key].flatten(0, 1))
+        assert not value.requires_grad
+        assert len(value) == 15
+    assert roll.imagined.actions.shape == (15, 4, 2)
+
+
+# Gradients
+
+
+def by_hand(roll: Recorded) -> Tensor:
+    """The actor's loss with its graph rebuilt from the recorded samples.
+
+    Actions keep their quantiles (pathwise), states their classes (straight-through).
+    """
+    agent, cell = roll.agent, roll.agent.world_model.dynamics.cell
+    learner = agent.behavior
+    start = {k: v.detach() for k, v in roll.start.items()}
+    features = [torch.cat([start["stoch"], start["deter"]], -1)]
+    stoch, deter, entropies = start["stoch"], start["deter"], []
+    for i in range(roll.imagined.actions.shape[1]):
+        u, v = learner.actor.mlp(features[-1].detach()).chunk(2, -1)
+        policy = TruncatedNormal(torch.tanh(u), 2 * torch.sigmoid(v / 2) + 0.1)
+        taken = roll.imagined.actions[:, i].detach().double()
+        cut = ref.truncnorm(policy.loc.detach().double(), policy.scale.detach().double())
+        action = policy.icdf(torch.as_tensor(cut.cdf(taken)).float())
+        x = F.elu(F.linear(torch.cat([stoch, action], -1), cell.img_in.weight, cell.img_in.bias))
+        deter = cell.gru(x, deter)
+        probs = cell.prior(deter).softmax(-1).flatten(1)
+        stoch = roll.imagined.states["stoch"][:, i].detach() + probs - probs.detach()
+        features.append(torch.cat([stoch, deter], -1))
+        entropies.append(policy.entropy())
+    states = torch.stack(features, 1)
+    reward = agent.world_model.head("reward").mlp(states)[..., 0]
+    value = learner.slow_critic(states)[..., 0]
+    steps, returns, last = len(entropies), [], value[:, -1]
+    for i in reversed(range(steps)):
+        last = reward[:, i] + 0.99 * (0.05 * value[:, i + 1] + 0.95 * last)
+        returns.append(last)
+    returns.reverse()
+    terms = [0.99**i * (returns[i + 1] + 0.1 * entropies[i]) for i in range(steps - 1)]
+    return -torch.stack(terms, 1).mean()
+
+
+def test_actor_gradient_goes_through_the_dynamics() -> None:
+    roll = Recorded(tiny_agent(entropy_scale=0.1))
+    parameters = list(roll.agent.behavior.actor.parameters())
+    ours = torch.autograd.grad(roll.objectives["actor"].loss, parameters)
+    theirs = torch.autograd.grad(by_hand(roll), parameters)
+    assert any(float(g.abs().max()) > 1e-4 for g in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+
+
+def test_reinforce_ignores_the_gradient_of_the_dynamics() -> None:
+    roll = Recorded(tiny_agent(DISCRETE, entropy_scale=0.1))
+    agent, features = roll.agent, roll.features()
+    policy = agent.behavior.policy(features[:, :-1])
+    with torch.no_grad():
+        reward = agent.world_model.head("reward").mlp(features)[..., 0]
+        slow = agent.behavior.slow_critic(features)[..., 0]
+        target = lambda_return(reward, slow, torch.full_like(slow, 0.99), 0.95)
+        weight = discount_weights(torch.full_like(slow, 0.99))
+    score = policy.log_prob(roll.imagined.actions.detach())[:, :-1] * (target[:, 1:] - slow[:, :-2])
+    loss = -(weight[:, :-2] * (score + 0.1 * policy.entropy()[:, :-1])).mean()
+    parameters = list(agent.behavior.actor.parameters())
+    ours = torch.autograd.grad(roll.objectives["actor"].loss, parameters)
+    theirs = torch.autograd.grad(loss, parameters)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_objectives_reach_no_other_parameters() -> None:
+    roll = Recorded(tiny_agent(discount=True))
+    named = dict(roll.agent.named_parameters())
+    trainable = {k: p for k, p in named.items() if p.requires_grad}
+    assert set(trainable) == {k for k in named if "slow_critic" not in k}
+    for name, objective in roll.objectives.items():
+        assert objective.trains == (f"behavior.{name}",)
+        grads = torch.autograd.grad(
+            objective.loss, list(trainable.values()), allow_unused=True, retain_graph=True
+        )
+        moved = {k for k, g in zip(trainable, grads, strict=True) if g is not None}
+        assert moved == {k for k in trainable if k.startswith(f"behavior.{name}.")}
+
+
+def test_frozen_modules_thaw_even_after_an_error() -> None:
+    layer = nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+
+    def fail() -> None:
+        with frozen(layer):
+            assert not any(p.requires_grad for p in layer.parameters())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert layer.weight.requires_grad
+    assert not layer.bias.requires_grad
+
+
+# Slow target
+
+
+def perturbed(agent: Agent) -> None:
+    with torch.no_grad():
+        for p in agent.behavior.critic.parameters():
+            p.add_(torch.randn_like(p))
+
+
+def equal_critics(agent: Agent) -> bool:
+    fast, slow = agent.behavior.critic, agent.behavior.slow_critic
+    return all(torch.equal(a, b) for a, b in zip(fast.parameters(), slow.parameters(), strict=True))
+
+
+def copies(agent: Agent, updates: int) -> Iterator[int]:
+    """Numbers, counted from 1, of the updates that copy the critic."""
+    after = agent.plan()[-1].after
+    assert after is not None
+    for index in range(updates):
+        perturbed(agent)
+        after(Update({}, updates=index))
+        if equal_critics(agent):
+            yield index + 1
+
+
+def test_slow_critic_is_copied_at_updates_1_101_201() -> None:
+    assert list(copies(tiny_agent(), 250)) == [1, 101, 201]
+
+
+def test_slow_critic_may_move_by_a_share() -> None:
+    agent = tiny_agent(slow_target_fraction=0.25, slow_target_every=1)
+    before = [p.detach().clone() for p in agent.behavior.slow_critic.parameters()]
+    assert list(copies(agent, 1)) == []
+    critics = (agent.behavior.critic.parameters(), agent.behavior.slow_critic.parameters())
+    for old, fast, slow in zip(before, *critics, strict=True):
+        expected = 0.75 * ref.f64(old) + 0.25 * ref.f64(fast.detach())
+        assert_allclose(slow.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+# Published sizes
+
+
+@pytest.mark.parametrize(
+    ("action", "channels", "parts", "size", "expected"),
+    [
+        (4, 3, (CNNEncoder, CNNDecoder), 1024, 31_036_830),
+        (4, 3, (ResNetEncoder, ResNetDecoder), 1024, 28_987_446),
+        (6, 3, (CNNEncoder, CNNDecoder), 1024, 31_040_482),
+        (6, 3, (CNNEncoder, CNNDecoder), 200, 16_575_986),
+        (18, 1, (CNNEncoder, CNNDecoder), 600, 23_376_999),
+    ],
+    ids=["metaworld", "metaworld-resnet", "remastered", "dmc-vision", "atari"],
+)
+def test_published_counts_with_actor_and_both_critics(
+    action: int, channels: int, parts: tuple[type, type], size: int, expected: int
+) -> None:
+    kind = "discrete" if channels == 1 else "continuous"
+    spec = EnvSpec({"pixels": ArraySpec((channels, 64, 64), "uint8")}, ActionSpec(action, kind))
+    heads = {"reward": RewardMLP} | ({"continue": DiscountMLP} if channels == 1 else {})
+    model = partial(
+        WorldModel,
+        encoder=parts[0],
+        dynamics=partial(RSSM, deter=size, hidden=size),
+        decoder=parts[1],
+        heads=heads,
+    )
+    with torch.device("meta"):
+        agent = Agent(spec, world_model=model, behavior=ImaginationActorCritic, explorer=Sampling)
+    assert sum(p.numel() for p in agent.parameters()) == expected
