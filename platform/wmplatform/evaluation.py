@@ -1,0 +1,333 @@
+"""Evaluation: whole episodes with the quiet policy, in an environment and randomness of its own.
+
+Training does not notice: its random states, its modules' modes and its environment's clock are the
+same afterwards. Shape letters: B clips, T time.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import gymnasium
+import numpy as np
+import torch
+from annotated_types import Ge
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wmplatform.agent import Agent
+from wmplatform.errors import PlatformError
+from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
+from wmplatform.logging import RunLogger
+from wmplatform.pictures import Picture, enlarge, open_loop_strip, open_loop_video, to_rgb
+
+__all__ = ["Episode", "Evaluation", "EvaluationFailed", "EvaluationResult", "own_randomness"]
+
+_REDUCTIONS: dict[str, Callable[[list[float]], float]] = {
+    "max": max,
+    "sum": sum,
+    "mean": lambda values: sum(values) / len(values),
+    "last": lambda values: values[-1],
+}
+
+
+class EvaluationFailed(PlatformError):
+    """An environment raised an error of its own in the middle of an evaluation episode.
+
+    Args:
+        name: of the adapter.
+        seed: of the episode.
+        agent_steps: into the episode.
+        error: what was raised.
+    """
+
+    def __init__(self, name: str, seed: int, agent_steps: int, error: Exception) -> None:
+        self.name, self.seed, self.agent_steps = name, seed, agent_steps
+        super().__init__(
+            f"evaluation: {type(error).__name__} from the environment: {error}",
+            where=f"{name}, episode of seed {seed}, after agent step {agent_steps}",
+            hint="`wmplatform check envs <name>` and `wmplatform doctor` look for the cause",
+        )
+
+
+@dataclass
+class Episode:
+    """One evaluation episode."""
+
+    seed: int
+    return_: float = 0.0
+    length: int = 0
+    """Agent steps."""
+    signals: dict[str, float] = field(default_factory=dict)
+    """Summed up by the rules of the spec."""
+    records: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Observations, `action` and `is_first`, `[length + 1, ...]` each; empty if not recorded."""
+
+
+@dataclass
+class EvaluationResult:
+    """All episodes of one evaluation."""
+
+    episodes: list[Episode]
+
+    def metrics(self) -> dict[str, float]:
+        """Average over episodes: return, length and signals, and the return's spread."""
+        if not self.episodes:
+            return {}
+        returns = [episode.return_ for episode in self.episodes]
+        found = {
+            "eval/return": float(np.mean(returns)),
+            "eval/return_std": float(np.std(returns)),
+            "eval/length": float(np.mean([episode.length for episode in self.episodes])),
+            "eval/episodes": float(len(self.episodes)),
+        }
+        for name in self.episodes[0].signals:
+            values = [episode.signals[name] for episode in self.episodes]
+            found[f"eval/{name}"] = float(np.mean(values))
+        return found
+
+    def film(self, key: str = "pixels") -> Picture | None:
+        """Join the recorded episodes into one video uint8 `[T, H, W, 3]`; None if there is none."""
+        takes = [e.records[key] for e in self.episodes if key in e.records]
+        return np.stack([to_rgb(image) for take in takes for image in take]) if takes else None
+
+    def segments(self, length: int, clips: int) -> dict[str, Tensor] | None:
+        """Cut evenly spaced segments out of the recorded episodes.
+
+        Args:
+            length: records of each; fewer where an episode is shorter.
+            clips: B, in all.
+
+        Returns:
+            Records `[B, T, ...]`, or None where nothing was recorded.
+        """
+        takes = [e.records for e in self.episodes if e.records]
+        if not takes:
+            return None
+        length = min([length, *(len(take["is_first"]) for take in takes)])
+        cuts = []
+        for number in range(clips):
+            take = takes[number % len(takes)]
+            turn, turns = number // len(takes), -(-clips // len(takes))
+            start = (len(take["is_first"]) - length) * turn // max(1, turns - 1)
+            cuts.append({key: value[start : start + length] for key, value in take.items()})
+        return {key: torch.from_numpy(np.stack([cut[key] for cut in cuts])) for key in cuts[0]}
+
+
+class Evaluation:
+    """Plays evaluation episodes; keeps its environment open from one evaluation to the next."""
+
+    def __init__(
+        self,
+        *,
+        episodes: Annotated[int, Ge(1)] = 10,
+        video_episodes: Annotated[int, Ge(0)] = 1,
+        video_scale: Annotated[int, Ge(1)] = 4,
+        fps: Annotated[int, Ge(1)] = 20,
+        prediction_records: Annotated[int, Ge(2)] = 50,
+        observed_records: Annotated[int, Ge(1)] = 5,
+        prediction_clips: Annotated[int, Ge(1)] = 6,
+        longest_episode: Annotated[int, Ge(1)] = 10_000,
+    ) -> None:
+        """Choose how much is played and shown.
+
+        Args:
+            episodes: of each evaluation; the same seeds every time.
+            video_episodes: how many of them are filmed, and serve for predictions.
+            video_scale: size of one pixel in videos.
+            fps: frames per second of videos; one frame is one agent step.
+            prediction_records: length of an open-loop prediction.
+            observed_records: how many records of it the model sees.
+            prediction_clips: how many predictions a video shows side by side.
+            longest_episode: agent steps after which an episode without an end is left.
+        """
+        self.episodes, self.video_episodes = episodes, min(video_episodes, episodes)
+        self.video_scale, self.fps = video_scale, fps
+        self.prediction_records, self.observed_records = prediction_records, observed_records
+        self.prediction_clips, self.longest_episode = prediction_clips, longest_episode
+        self._env: gymnasium.Env[Any, Any] | None = None
+
+    def run(
+        self, adapter: EnvAdapter, agent: Agent, seed: int, counters: Mapping[str, int]
+    ) -> EvaluationResult:
+        """Play `episodes` episodes.
+
+        Args:
+            adapter: makes the environment at the first call.
+            agent: acts in eval mode; left as it was.
+            seed: of the run; the episodes' seeds come from it and from nothing else.
+            counters: `agent_steps` is the explorer's clock.
+
+        Raises:
+            EvaluationFailed: the environment raised an error; it is closed.
+            PlatformError: as the environment says; it is closed.
+        """
+        result = EvaluationResult([])
+        with own_randomness(_seed_of(seed, 0)), _eval_mode(agent):
+            if self._env is None:
+                self._env = adapter.make(_seed_of(seed, 0))
+            for index in range(self.episodes):
+                play = _Play(adapter, agent, counters.get("agent_steps", 0), self.longest_episode)
+                episode = Episode(_seed_of(seed, index))
+                try:
+                    play.episode(self._env, episode, record=index < self.video_episodes)
+                except Exception as error:
+                    self.close()
+                    if isinstance(error, PlatformError):
+                        raise
+                    raise EvaluationFailed(
+                        adapter.name, episode.seed, episode.length, error
+                    ) from error
+                result.episodes.append(episode)
+        return result
+
+    def report(
+        self,
+        result: EvaluationResult,
+        agent: Agent,
+        logger: RunLogger,
+        counters: Mapping[str, int],
+    ) -> None:
+        """Log a result: one line of metrics, the policy's video, an open-loop prediction.
+
+        Raises:
+            DiskFull: there is no space.
+        """
+        film = result.film() if "pixels" in agent.spec.observations else None
+        if film is not None:
+            film = enlarge(film, self.video_scale)
+            logger.video("policy", counters, film, self.fps)
+        errors = self._report_prediction(result, agent, logger, counters)
+        logger.scalars(counters, {**result.metrics(), **errors})
+
+    def close(self) -> None:
+        """Close the environment; a second call does nothing."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+
+    def _report_prediction(
+        self,
+        result: EvaluationResult,
+        agent: Agent,
+        logger: RunLogger,
+        counters: Mapping[str, int],
+    ) -> dict[str, float]:
+        model = agent.world_model
+        segments = result.segments(self.prediction_records, self.prediction_clips)
+        can = model.decoder is not None and model.dynamics.capabilities.supports_imagination
+        if not can or segments is None or segments["is_first"].shape[1] <= self.observed_records:
+            return {}
+        with own_randomness(0), _eval_mode(agent), torch.no_grad():
+            batch = {key: value.to(agent.device) for key, value in segments.items()}
+            found = agent.open_loop(batch, self.observed_records)
+        truth, prediction = found["truth"].cpu(), found["model"].float().cpu()
+        # A model that uses records up shows fewer of them, all from the observed part.
+        seen = self.observed_records - (segments["is_first"].shape[1] - truth.shape[1])
+        logger.image("open-loop", counters, open_loop_strip(truth, prediction, seen))
+        video = open_loop_video(truth, prediction, seen, clips=self.prediction_clips)
+        logger.video("open-loop", counters, video, self.fps)
+        error = (prediction - truth)[:, seen:].square().mean()
+        return {"eval/open_loop_mse": float(error)}
+
+
+@dataclass
+class _Play:
+    """An agent in front of one environment."""
+
+    adapter: EnvAdapter
+    agent: Agent
+    agent_steps: int
+    longest: int
+
+    def episode(self, env: gymnasium.Env[Any, Any], episode: Episode, *, record: bool) -> None:
+        """Play to the end; fills `episode` in as it goes."""
+        spec = self.adapter.spec()
+        observation, _ = env.reset(seed=episode.seed)
+        action = torch.zeros(1, spec.action.size)
+        records = [_record(observation, action, is_first=True)]
+        infos: list[Mapping[str, float]] = []
+        memory: Any = None
+        over = False
+        while not over and episode.length < self.longest:
+            action, memory = self._act(observation, memory, is_first=episode.length == 0)
+            observation, reward, terminated, truncated, info = env.step(_for_env(action, spec))
+            episode.length += 1
+            episode.return_ += float(reward)
+            over = terminated or truncated
+            infos.append(info)
+            if record:
+                records.append(_record(observation, action, is_first=False))
+        for name, rule in spec.signals.items():
+            episode.signals[name] = _REDUCTIONS[rule]([float(info[name]) for info in infos])
+        if record:
+            episode.records = {key: np.stack([each[key] for each in records]) for key in records[0]}
+
+    @torch.no_grad()
+    def _act(
+        self, observation: Mapping[str, NDArray[Any]], memory: Any, *, is_first: bool
+    ) -> tuple[Tensor, Any]:
+        device = self.agent.device
+        batch = {key: torch.as_tensor(value)[None].to(device) for key, value in observation.items()}
+        action, memory = self.agent.act(
+            batch,
+            torch.tensor([is_first], device=device),
+            memory,
+            mode="eval",
+            agent_steps=self.agent_steps,
+        )
+        return action.float().cpu(), memory
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Give a block a random state of its own: torch on all devices, NumPy's and Python's globals.
+
+    Args:
+        seed: of the block's state; afterwards everything is as it was before.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - simulators use it
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - the same
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002 - the same
+
+
+@contextmanager
+def _eval_mode(agent: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode for a block, and each back into its own mode after it."""
+    before = {module: module.training for module in agent.modules()}
+    agent.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def _record(
+    observation: Mapping[str, NDArray[Any]], action: Tensor, *, is_first: bool
+) -> dict[str, NDArray[Any]]:
+    """One record: an observation and the action that led into it."""
+    return {**observation, "action": action[0].numpy(), "is_first": np.asarray(is_first)}
+
+
+def _for_env(action: Tensor, spec: EnvSpec) -> Any:
+    """Turn an action float32 `[1, A]` into what the environment takes: a vector, or an index."""
+    if spec.action.kind == "discrete":
+        return int(action[0].argmax())
+    return action[0].numpy()
+
+
+def _seed_of(seed: int, index: int) -> int:
+    """Derive the seed of an evaluation episode, 0..2^31 - 1, from the run's."""
+    word = int.from_bytes(b"eval", "big")
+    return int(np.random.SeedSequence([seed, word, index]).generate_state(1)[0] >> 1)
