@@ -29,6 +29,7 @@ def python(
     }
     done = subprocess.run(
         [sys.executable, *args],
+        check=False,
         cwd=cwd,
         env={**clean, **env},
         capture_output=True,
@@ -182,7 +183,7 @@ def test_the_console_script_and_the_module_work_in_another_folder(
     if not script.exists():
         pytest.skip("not installed: no console script beside this interpreter")
     done = subprocess.run(
-        [script, "--help"], cwd=tmp_path, capture_output=True, text=True
+        [script, "--help"], check=False, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "--gin" in done.stdout
