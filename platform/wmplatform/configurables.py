@@ -1,0 +1,14 @@
+"""The parts of the core that a gin file can name, and where they are defined.
+
+A name maps to `module:attribute` of a class or function, which is read without being imported when
+a configuration is checked. Its settings are its keyword-only arguments; the arguments before the
+`*` are wiring, which the code that calls it supplies. Components from plug-ins are not listed here:
+they come from entry points (`wmplatform.registry`).
+"""
+
+__all__ = ["CONFIGURABLES", "ROOTS"]
+
+CONFIGURABLES: dict[str, str] = {}
+
+ROOTS: tuple[str, ...] = ()
+"""What the commands build directly; a binding that no root leads to is unused."""
