@@ -1,0 +1,270 @@
+"""Collection: the agent plays, and records come out.
+
+    one environment      TorchRL's Collector over `OneStream`, in this process
+    num_envs > 1         the same over `VectorStreams`: environments in processes, one batched
+                         call of the agent for all of them
+    processes > 0        TorchRL's process collectors: environment and a copy of the agent in each
+
+The first two go on bit for bit after a restart: every episode has a seed of its own, so the running
+one is played again from its seed and its actions. Process collectors run ahead of the learner; they
+do not repeat, and their running episodes are lost at a restart.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from tensordict import TensorDict, TensorDictBase
+from torchrl.collectors import BaseCollector, Collector
+
+from wmplatform.collect.acting import ActingPolicy, Actor
+from wmplatform.collect.episodes import EpisodeStats, EpisodeTally
+from wmplatform.collect.stream_env import IS_INIT, Snapshot
+from wmplatform.collect.torch_envs import OneStream, StartMethod, VectorStreams
+from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.interfaces.env_adapter import EnvAdapter
+from wmplatform.records import to_records
+
+__all__ = ["BadCollection", "Collected", "Collection", "EpisodeLost"]
+
+
+class BadCollection(PlatformError):
+    """Settings of `Collection` that do not go together."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class EpisodeLost(UserWarning):
+    """An episode that was running when the run was saved cannot be continued."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one call of `collect` brought."""
+
+    records: TensorDict
+    """`[K]` with a column `stream`, for `Replay.extend`; K is more than `agent_steps` where
+    episodes began."""
+    episodes: list[EpisodeStats]
+    """Episodes that ended."""
+    agent_steps: int
+    """Steps taken."""
+
+
+class Collection:
+    """Plays environments with an agent. Making one starts nothing; the first `collect` does.
+
+    Args:
+        adapter: makes the environments.
+        agent: acts; not copied unless `processes` is positive.
+        device: where the agent lives.
+        seed: of the environments' episodes; with it the stream and the episode's number.
+        num_envs: environments, stepped together.
+        processes: collectors in processes of their own instead; 0 for none.
+        agent_steps_per_collect: agent steps of one `collect`, all environments together.
+        start_method: of processes.
+        collects_per_sync: calls of `collect` between two copies of the weights to the processes;
+            only where `processes` is positive.
+
+    Raises:
+        BadCollection: the settings do not go together.
+    """
+
+    def __init__(
+        self,
+        adapter: EnvAdapter,
+        agent: Actor,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        *,
+        num_envs: Annotated[int, Ge(1)] = 1,
+        processes: Annotated[int, Ge(0)] = 0,
+        agent_steps_per_collect: Annotated[int, Ge(1)] = 5,
+        start_method: StartMethod = "forkserver",
+        collects_per_sync: Annotated[int, Ge(1)] = 10,
+    ) -> None:
+        _refuse_odd(num_envs, processes, agent_steps_per_collect)
+        self.adapter, self.spec = adapter, adapter.spec()
+        self.streams = processes or num_envs
+        """Streams that replay must have."""
+        self.agent_steps_per_collect = agent_steps_per_collect
+        self.policy = ActingPolicy(copy.deepcopy(agent) if processes else agent, self.spec, device)
+        self._agent = agent
+        self._seed, self._num_envs, self._processes = seed, num_envs, processes
+        self._start_method: StartMethod = start_method
+        self._collects_per_sync = collects_per_sync
+        self._tally = EpisodeTally(self.spec, self.streams)
+        self._started = [0] * self.streams
+        self._collects = 0
+        self._env: OneStream | VectorStreams | None = None
+        self._collector: BaseCollector | None = None
+        self._batches: Iterator[TensorDictBase] = iter(())
+        self._restored: Mapping[str, Any] | None = None
+
+    def collect(self, agent_steps: int, *, warmup: bool = False) -> Collected:
+        """Take `agent_steps_per_collect` steps.
+
+        Args:
+            agent_steps: steps that the run has taken so far: the clock of exploration schedules.
+            warmup: act at random (`Explorer.warmup`) instead of by the policy.
+        """
+        warmup_changed = warmup != bool(self.policy.warming)
+        self.policy.set_clock(agent_steps, warmup=warmup)
+        if self._collector is None:
+            self._start()
+        elif self._processes:
+            self._sync(force=warmup_changed)
+        self._collects += 1
+        steps = next(self._batches)
+        records = to_records(steps, self.spec)
+        for stream in records["stream"][records["is_first"]].tolist():
+            self._started[stream] += 1
+        return Collected(records, self._tally.add(records), steps.numel())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where every stream stands: a tree of dicts, lists, tensors and JSON values."""
+        if self._collector is None:
+            return dict(self._restored or {"streams": None})
+        snapshots = [] if self._env is None else self._env.snapshots()
+        return {
+            "streams": [_to_tensors(snapshot) for snapshot in snapshots],
+            "started": list(self._started),
+            "tally": self._tally.state_dict(),
+            "memory": self.policy.memory_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there at the first `collect`, bit for bit where the environment allows it.
+
+        The caller restores torch's random states.
+
+        Raises:
+            RuntimeError: this collection has been used.
+            BadCollection: the state has another number of streams.
+        """
+        if self._collector is not None:
+            raise RuntimeError("load_state_dict comes before the first collect")
+        if state["streams"] is not None and len(state["started"]) != self.streams:
+            raise BadCollection(
+                f"the saved run has {len(state['started'])} streams, this one {self.streams}",
+                hint="use the configuration that the run was started with",
+            )
+        self._restored = state
+
+    def close(self) -> None:
+        """Stop environments and processes; a second call does nothing."""
+        if self._collector is not None and not getattr(self._collector, "closed", False):
+            self._collector.shutdown()
+
+    def _start(self) -> None:
+        state = self._restored
+        if state is not None and state["streams"] is not None:
+            self._started = [int(count) for count in state["started"]]
+            self._tally.load_state_dict(state["tally"])
+            self.policy.load_memory(state["memory"])
+        if self._processes:
+            self._collector = self._in_processes()
+        else:
+            self._collector = self._here()
+        self._restored = None
+        self._batches = iter(self._collector)
+
+    def _here(self) -> BaseCollector:
+        if self._num_envs == 1:
+            self._env = OneStream(self.adapter, self._seed)
+        else:
+            self._env = VectorStreams(self.adapter, self._seed, self._num_envs, self._start_method)
+        saved = (self._restored or {}).get("streams") or []
+        if saved:
+            self._env.resume([_to_arrays(snapshot) for snapshot in saved])
+        collector = Collector(
+            self._env,
+            self.policy,
+            frames_per_batch=self.agent_steps_per_collect,
+            total_frames=-1,
+            trust_policy=True,
+            use_buffers=False,  # with buffers the policy would be called once more at the start
+            track_traj_ids=False,
+            auto_register_policy_transforms=False,
+        )
+        self._drop_lost(saved, collector._carrier[IS_INIT].reshape(-1).tolist())
+        return collector
+
+    def _in_processes(self) -> BaseCollector:
+        for stream, started in enumerate(self._started):
+            if started:
+                self._lose(stream)
+        makers = [
+            partial(OneStream, self.adapter, self._seed, stream, self._started[stream])
+            for stream in range(self.streams)
+        ]
+        return Collector(
+            makers,
+            self.policy,
+            num_collectors=self._processes,
+            sync=False,
+            frames_per_batch=self.agent_steps_per_collect,
+            total_frames=-1,
+            trust_policy=True,
+            track_traj_ids=False,
+            auto_register_policy_transforms=False,
+        )
+
+    def _sync(self, *, force: bool) -> None:
+        if force or self._collects % self._collects_per_sync == 0:
+            source, target = self._agent, self.policy.agent
+            if isinstance(source, torch.nn.Module) and isinstance(target, torch.nn.Module):
+                target.load_state_dict(source.state_dict())
+            assert self._collector is not None
+            self._collector.update_policy_weights_(self.policy)
+
+    def _drop_lost(self, saved: list[Mapping[str, Any]], begins: list[bool]) -> None:
+        """Notice streams that were within an episode and now begin one."""
+        for stream, snapshot in enumerate(saved):
+            # A just reset stream begins an episode anyway, and has no records of it yet.
+            was_within = not bool(snapshot["observation"].get(IS_INIT, torch.ones(1)).item())
+            if was_within and begins[stream]:
+                self._lose(stream)
+
+    def _lose(self, stream: int) -> None:
+        self._tally.drop(stream)
+        message = (
+            f"{self.adapter.name}: the running episode of stream {stream} cannot be continued; "
+            "it ends as truncated"
+        )
+        warnings.warn(EpisodeLost(message), stacklevel=2)
+
+
+def _refuse_odd(num_envs: int, processes: int, steps: int) -> None:
+    if processes and num_envs > 1:
+        raise BadCollection(
+            "Collection.num_envs and Collection.processes are both set",
+            hint="set one of them: processes for a light policy, num_envs for a heavy one",
+        )
+    if steps % num_envs:
+        raise BadCollection(
+            f"Collection.agent_steps_per_collect = {steps} is not a multiple of "
+            f"Collection.num_envs = {num_envs}",
+            hint=f"set it to {-(-steps // num_envs) * num_envs}",
+        )
+
+
+def _to_tensors(snapshot: Snapshot) -> dict[str, Any]:
+    # Copies: these outlive the environment's next step.
+    seen = {key: torch.from_numpy(value.copy()) for key, value in snapshot["observation"].items()}
+    actions = torch.from_numpy(snapshot["actions"].copy())
+    return {"episode": snapshot["episode"], "actions": actions, "observation": seen}
+
+
+def _to_arrays(saved: Mapping[str, Any]) -> Snapshot:
+    return {
+        "episode": int(saved["episode"]),
+        "actions": np.asarray(saved["actions"].cpu().numpy(), np.float32),
+        "observation": {key: value.cpu().numpy() for key, value in saved["observation"].items()},
+    }
