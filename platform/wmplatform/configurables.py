@@ -8,7 +8,18 @@ they come from entry points (`wmplatform.registry`).
 
 __all__ = ["CONFIGURABLES", "ROOTS"]
 
-CONFIGURABLES: dict[str, str] = {}
+CONFIGURABLES: dict[str, str] = {
+    "Adam": "wmplatform.training.optim:Adam",
+    "Agent": "wmplatform.agent:Agent",
+    "Collection": "wmplatform.collect:Collection",
+    "Evaluation": "wmplatform.evaluation:Evaluation",
+    "Learner": "wmplatform.training.learner:Learner",
+    "Online": "wmplatform.training.online:Online",
+    "Replay": "wmplatform.replay.buffer:Replay",
+    "Segments": "wmplatform.replay.requests:Segments",
+    "Transitions": "wmplatform.replay.requests:Transitions",
+    "WorldModel": "wmplatform.world_model:WorldModel",
+}
 
-ROOTS: tuple[str, ...] = ()
+ROOTS: tuple[str, ...] = ("Online",)
 """What the commands build directly; a binding that no root leads to is unused."""

@@ -1,0 +1,80 @@
+"""From a checked configuration to a running loop."""
+
+from pathlib import Path
+
+import torch
+
+from wmplatform.config import Config
+from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.registry import provenance
+from wmplatform.run_folder import RunFolder
+
+__all__ = ["NoSuchDevice", "choose_device", "launch"]
+
+
+class NoSuchDevice(PlatformError):
+    """The device that was asked for is not there."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+def choose_device(name: str | None) -> str:
+    """Take the named device, or the accelerator if there is one, or the CPU.
+
+    Raises:
+        NoSuchDevice: torch cannot use it.
+    """
+    if name is None or name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise NoSuchDevice(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}",
+            hint="--device cpu runs anywhere; `wmplatform doctor` says what torch sees",
+        ) from error
+    return name
+
+
+def launch(
+    config: Config,
+    run_dir: Path,
+    *,
+    root: str = "Online",
+    seed: int = 0,
+    device: str | None = None,
+    resume_from: int | None = None,
+    allow_config_change: bool = False,
+) -> ExitCode:
+    """Run the loop `root` of a configuration in a run folder, new or to be resumed.
+
+    Args:
+        config: checked.
+        run_dir: the run folder.
+        root: name of the loop, e.g. `Online`.
+        seed: of everything random.
+        device: for agent and learner; None takes the accelerator if there is one.
+        resume_from: an older generation to go on from.
+        allow_config_change: resume even though the configuration differs.
+
+    Raises:
+        PlatformError: as the parts say.
+    """
+    chosen = choose_device(device)
+    config.activate()
+    loop = config.build(root)
+    origin = {
+        "components": provenance(config.components_used()),
+        "device": chosen,
+        "seed": seed,
+        "root": root,
+    }
+    with RunFolder.open(
+        run_dir,
+        config_text=config.text,
+        provenance=origin,
+        allow_config_change=allow_config_change,
+    ) as folder:
+        code: ExitCode = loop.run(folder, seed=seed, device=chosen, resume_from=resume_from)
+        (run_dir / "operative.gin").write_text(config.operative())
+    return code
