@@ -155,7 +155,13 @@ class Learner:
             parameters = [p for group in groups for p in self.optimizers[group].parameters]
             loss = objective.loss * self._scale if self.precision == "fp16" else objective.loss
             grads = list(
-                torch.autograd.grad(loss, parameters, materialize_grads=True, allow_unused=True)
+                torch.autograd.grad(
+                    loss,
+                    parameters,
+                    retain_graph=objective is not objectives[-1],  # they may share a forward pass
+                    materialize_grads=True,
+                    allow_unused=True,
+                )
             )
             if self.precision == "fp16":
                 torch._foreach_mul_(grads, 1.0 / self._scale)
