@@ -7,6 +7,8 @@ import torch
 from tensordict import TensorDict
 
 from wmplatform.agent import Agent
+from wmplatform.training.learner import Learner
+from wmplatform.training.optim import Adam
 from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
 from wmplatform.world_model import WorldModel
 from wmplugins.dreamer.balancers import FixedScales
@@ -77,4 +79,16 @@ def segments(seed: int = 0, *, batch: int = 3, length: int = 5, spec: EnvSpec = 
             "is_terminal": terminal,
         },
         batch_size=lead,
+    )
+
+
+def learner_of(agent: Agent, *, precision: str = "fp32", **adam: Any) -> Learner:
+    """DreamerV2's three optimiser groups; `adam` overrides their settings."""
+    rates = {"model": 3e-4, "actor": 8e-5, "critic": 8e-5}
+    prefixes = {"model": "world_model", "actor": "behavior.actor", "critic": "behavior.critic"}
+    return Learner(
+        agent,
+        groups={name: (prefix,) for name, prefix in prefixes.items()},
+        optimizers={name: partial(Adam, **({"lr": lr} | adam)) for name, lr in rates.items()},
+        precision=precision,
     )
