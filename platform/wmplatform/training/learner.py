@@ -118,7 +118,7 @@ class Learner:
         return update.metrics
 
     def _run(self, phase: Phase, update: Update) -> Tensor:
-        """Run one phase; returns 1 if a gradient was not finite and the step was skipped, else 0."""
+        """Run one phase; returns 1 if a gradient was not finite and the step skipped, else 0."""
         before = [x.clone() for x in self._statistics]
         with self._autocast():
             objectives = phase.compute(update)
