@@ -8,7 +8,7 @@ from typing import Any
 from wmplatform import registry
 from wmplatform.config.annotations import Wants
 from wmplatform.config.parsing import Ref
-from wmplatform.config.signatures import Signature, read_signature
+from wmplatform.config.signatures import Setting, Signature, read_signature
 from wmplatform.config.source import Unreadable, ancestors
 from wmplatform.registry import GROUPS, Component, nearest
 
@@ -110,6 +110,25 @@ class Catalogue:
         return Unknown(
             f"nothing is named {selector!r}", hint, registry.closest(selector, self.core)
         )
+
+    @cached_property
+    def _origins(self) -> dict[str, str]:
+        found = {}
+        for name, target in self.core.items():
+            try:
+                found[target.signature.origin] = name
+            except Unreadable:
+                continue
+        return found
+
+    def default_reference(self, setting: Setting) -> Ref | None:
+        """The reference that a default stands for, where that is a configurable of the core.
+
+        `replay: Factory[Replay] = Replay` builds a Replay; a file that binds `Replay.capacity`
+        means that one.
+        """
+        name = self._origins.get(setting.made_by)
+        return Ref("", name, evaluate=False) if name else None
 
     def judge(self, value: object, wants: Wants) -> str:
         """Say why a value is wrong where a reference is wanted; empty where it is right."""

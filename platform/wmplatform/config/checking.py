@@ -27,7 +27,8 @@ class Bound:
     """As written."""
     value: Any
     """As the setting wants it; references are still `Ref`."""
-    place: Place
+    place: Place | None
+    """None for a default that stands for a configurable of the core."""
 
 
 @dataclass
@@ -216,12 +217,25 @@ class _Checker:
                     self.fail(unknown.what, None, unknown.hint)
                 continue
             self.reached.add((node.scope, node.selector))
+            self.bind_defaults(node.scope, target)
             bound = self.applicable(node.scope, node.selector)
             self.used.update(bound.values())
             if node.certain:
                 self.out.targets.setdefault(node.selector, (target, node.place))
                 self.check_target(node, target, {key[2] for key in bound.values()})
             queue.extend(self.edges(node, bound))
+
+    def bind_defaults(self, scope: str, target: Target) -> None:
+        """Write out the references that defaults stand for, so that gin configures them too."""
+        try:
+            settings = target.signature.settings.values()
+        except Unreadable:
+            return
+        taken = {key[2] for key in self.applicable(scope, target.selector)}
+        for setting in settings:
+            ref = self.catalogue.default_reference(setting)
+            if ref and setting.name not in taken:
+                self.bound["", target.selector, setting.name] = Bound(ref, ref, None)
 
     def applicable(self, scope: str, selector: str) -> dict[Key, Key]:
         """Bindings that count for a selector in a scope: its own and those of outer scopes."""
@@ -231,11 +245,11 @@ class _Checker:
 
     def edges(self, node: _Node, bound: dict[Key, Key]) -> Iterator[_Node]:
         for key in bound:
-            binding = self.last[key]
+            binding = self.last.get(key)
             for ref in references(self.bound[key].raw):
                 selector = self.meant.get(ref.selector, ref.selector)
                 certain = node.certain and ref.selector not in self.meant
-                place = self.ref_place(ref, binding)
+                place = self.ref_place(ref, binding) if binding else node.place
                 # without a scope of its own a reference is built in the current one, or later
                 scopes = {ref.scope} if ref.scope else {"", node.scope}
                 for scope in sorted(scopes):

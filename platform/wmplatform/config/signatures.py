@@ -32,6 +32,8 @@ class Setting:
     """As it stands in the source, e.g. `depth: Annotated[int, Ge(1)] = 48`."""
     required: bool
     default: Any = MISSING
+    made_by: str = ""
+    """`module:attribute` of a class or function that is the default."""
 
 
 @dataclass
@@ -110,7 +112,19 @@ def _setting(
         value = MISSING if default is None else ast.literal_eval(default)
     except (ValueError, TypeError):
         value = MISSING
-    return Setting(name, read_annotation(annotation, module), text, default is None, value)
+    kind = read_annotation(annotation, module)
+    return Setting(name, kind, text, default is None, value, _default_origin(default, module))
+
+
+def _default_origin(default: ast.expr | None, module: Module) -> str:
+    """Where a default such as `Replay` in `replay: Factory[Replay] = Replay` is defined."""
+    if not isinstance(default, ast.Name | ast.Attribute):
+        return ""
+    try:
+        found = resolve(module.name, ast.unparse(default))
+    except Unreadable:
+        return ""
+    return found.origin if isinstance(found.node, ast.ClassDef | ast.FunctionDef) else ""
 
 
 def _of_class(node: ast.ClassDef, module: Module, origin: str) -> Signature:

@@ -13,6 +13,7 @@ CORE = {
     "Learner": "acme_app:Learner",
     "Adam": "acme_app:Adam",
     "warmup": "acme_app:warmup",
+    "Clock": "acme_app:Clock",
 }
 
 APP = """
@@ -34,6 +35,11 @@ class Base:
     pass
 
 
+class Clock:
+    def __init__(self, *, hz: Annotated[float, Gt(0)] = 1.0) -> None:
+        self.hz = hz
+
+
 class Loop:
     def __init__(self, run_dir="", *, env: Factory[EnvAdapter], learner: "Factory[Learner]",
                  envs: Mapping[str, Factory[EnvAdapter]] | None = None,
@@ -41,7 +47,9 @@ class Loop:
                  rate: float = 1.0, flag: bool = False, name: str = "",
                  size: tuple[int, int] = (1, 2),
                  layers: Annotated[Sequence[int], Len(1, 3)] = (1,), limit: int | None = None,
-                 folder: Path = Path("."), anything: Any = None, either: int | str = 0) -> None:
+                 folder: Path = Path("."),
+                 anything: Any = None, clock: Factory[Clock] = Clock,
+                 either: int | str = 0) -> None:
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
 
 

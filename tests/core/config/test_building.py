@@ -71,6 +71,13 @@ def test_instances_are_of_the_original_class(full: Config) -> None:
     assert type(full.build("Loop").env()) is Grid
 
 
+def test_a_default_that_is_a_configurable_is_configured(gin_files: "Workspace") -> None:
+    config = gin_files.load(BASE + "Clock.hz = 50\n")
+    assert config.build("Loop").clock().hz == 50.0
+    assert "Loop.clock = @Clock\n" in config.text
+    assert gin_files.load(config.text) == config
+
+
 def test_the_caller_wins_over_the_file(full: Config) -> None:
     loop = full.build("Loop", "runs/1", rate=7.0)
     assert (loop.run_dir, loop.rate) == ("runs/1", 7.0)
