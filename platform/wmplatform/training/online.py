@@ -6,7 +6,6 @@ so a run that was killed and resumed is the run that was never killed.
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import safetensors.torch
@@ -227,9 +226,9 @@ class OnlineRun:
         for episode in found.episodes:
             self.counters["episodes"] += 1
             self._log_episode(episode)
-        if self.warming_up and self.agent_steps >= self.settings.prefill_agent_steps:
-            if self.replay.can_sample(self.learner.data.records):
-                self.learn_from = self.agent_steps
+        filled = self.agent_steps >= self.settings.prefill_agent_steps
+        if self.warming_up and filled and self.replay.can_sample(self.learner.data.records):
+            self.learn_from = self.agent_steps
         self.progress.update(self.counters)
 
     def learn(self) -> None:
