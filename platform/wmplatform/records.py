@@ -82,8 +82,9 @@ def to_records(steps: TensorDictBase, spec: EnvSpec) -> TensorDict:
 
     columns = {key: observed(key, array.shape) for key, array in spec.observations.items()}
     columns |= {name: observed(name, ()) for name in spec.signals}
-    columns["action"] = flat["action"].float().index_select(0, source) * ~is_first[:, None]
-    columns["reward"] = arrived("reward").float().reshape(-1) * ~is_first
+    action = flat["action"].float().index_select(0, source)
+    columns["action"] = action.masked_fill(is_first[:, None], 0.0)
+    columns["reward"] = arrived("reward").float().reshape(-1).masked_fill(is_first, 0.0)
     columns["is_first"] = is_first
     columns["is_last"] = arrived("done").reshape(-1) & ~is_first
     columns["is_terminal"] = arrived("terminated").reshape(-1) & ~is_first

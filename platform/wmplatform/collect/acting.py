@@ -49,18 +49,16 @@ class ActingPolicy(TensorDictModuleBase):  # type: ignore[misc]
     object: evaluation makes one of its own.
 
     Args:
-        agent: acts; a `nn.Module` becomes a child, so weights reach collectors in processes.
+        agent: acts, on the device of its parameters, while environments give and take tensors on
+            the CPU; a `nn.Module` becomes a child, so weights reach collectors in processes.
         spec: of the environment.
-        device: where the agent lives; environments give and take tensors on the CPU.
         mode: `train` or `eval`.
     """
 
     clock: Tensor
     warming: Tensor
 
-    def __init__(
-        self, agent: Actor, spec: EnvSpec, device: torch.device | str = "cpu", mode: Mode = "train"
-    ) -> None:
+    def __init__(self, agent: Actor, spec: EnvSpec, mode: Mode = "train") -> None:
         super().__init__()
         self.in_keys = [*spec.observations, IS_INIT]
         self.out_keys = ["action"]
@@ -68,10 +66,15 @@ class ActingPolicy(TensorDictModuleBase):  # type: ignore[misc]
         self.mode: Mode = mode
         self.memory: TensorTree = None
         self._observations = tuple(spec.observations)
-        self._device = torch.device(device)
         # Buffers, because collectors in processes receive parameters and buffers.
         self.register_buffer("clock", torch.zeros((), dtype=torch.int64))
         self.register_buffer("warming", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def _device(self) -> torch.device:
+        weights = self.agent.parameters() if isinstance(self.agent, torch.nn.Module) else iter(())
+        first = next(weights, None)
+        return torch.device("cpu") if first is None else first.device
 
     def set_clock(self, agent_steps: int, *, warmup: bool) -> None:
         """Tell how many agent steps the run has taken, and whether the policy is used."""
@@ -83,8 +86,11 @@ class ActingPolicy(TensorDictModuleBase):  # type: ignore[misc]
         """Add `action` to observations `[]` or `[N]`, and move the clock on."""
         lead = tensordict.batch_size
         single = len(lead) == 0
-        seen = {key: self._there(tensordict[key], single) for key in self._observations}
-        is_first = tensordict[IS_INIT].reshape(-1).to(self._device)
+        device = self._device
+        seen = {key: tensordict[key].to(device) for key in self._observations}
+        if single:
+            seen = {key: value.unsqueeze(0) for key, value in seen.items()}
+        is_first = tensordict[IS_INIT].reshape(-1).to(device)
         action, self.memory = self.agent.act(
             seen,
             is_first,
@@ -104,10 +110,6 @@ class ActingPolicy(TensorDictModuleBase):  # type: ignore[misc]
     def load_memory(self, state: Any) -> None:
         """Take over what `memory_state` returned."""
         self.memory = tree_map(lambda leaf: leaf.to(self._device), unpack_tree(state))
-
-    def _there(self, value: Tensor, single: bool) -> Tensor:
-        value = value.to(self._device, non_blocking=True)
-        return value.unsqueeze(0) if single else value
 
 
 def pack_tree(tree: TensorTree) -> Any:

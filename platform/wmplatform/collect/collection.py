@@ -63,8 +63,7 @@ class Collection:
     Args:
         adapter: makes the environments.
         agent: acts; not copied unless `processes` is positive.
-        device: where the agent lives.
-        seed: of the environments' episodes; with it the stream and the episode's number.
+        seed: of the environments' episodes, with the stream's and the episode's number.
         num_envs: environments, stepped together.
         processes: collectors in processes of their own instead; 0 for none.
         agent_steps_per_collect: agent steps of one `collect`, all environments together.
@@ -80,7 +79,6 @@ class Collection:
         self,
         adapter: EnvAdapter,
         agent: Actor,
-        device: torch.device | str = "cpu",
         seed: int = 0,
         *,
         num_envs: Annotated[int, Ge(1)] = 1,
@@ -94,37 +92,38 @@ class Collection:
         self.streams = processes or num_envs
         """Streams that replay must have."""
         self.agent_steps_per_collect = agent_steps_per_collect
-        self.policy = ActingPolicy(copy.deepcopy(agent) if processes else agent, self.spec, device)
+        self.policy = ActingPolicy(copy.deepcopy(agent) if processes else agent, self.spec)
         self._agent = agent
         self._seed, self._num_envs, self._processes = seed, num_envs, processes
         self._start_method: StartMethod = start_method
         self._collects_per_sync = collects_per_sync
         self._tally = EpisodeTally(self.spec, self.streams)
         self._started = [0] * self.streams
-        self._collects = 0
+        self._collects = self._agent_steps = 0
         self._env: OneStream | VectorStreams | None = None
         self._collector: BaseCollector | None = None
         self._batches: Iterator[TensorDictBase] = iter(())
         self._restored: Mapping[str, Any] | None = None
 
-    def collect(self, agent_steps: int, *, warmup: bool = False) -> Collected:
+    def collect(self, *, warmup: bool = False) -> Collected:
         """Take `agent_steps_per_collect` steps.
 
         Args:
-            agent_steps: steps that the run has taken so far: the clock of exploration schedules.
             warmup: act at random (`Explorer.warmup`) instead of by the policy.
         """
-        warmup_changed = warmup != bool(self.policy.warming)
-        self.policy.set_clock(agent_steps, warmup=warmup)
         if self._collector is None:
-            self._start()
-        elif self._processes:
-            self._sync(force=warmup_changed)
+            self._start(warmup)
+        else:
+            changed = warmup != bool(self.policy.warming)
+            self.policy.set_clock(self._agent_steps, warmup=warmup)
+            if self._processes:
+                self._sync(force=changed)
         self._collects += 1
         steps = next(self._batches)
         records = to_records(steps, self.spec)
         for stream in records["stream"][records["is_first"]].tolist():
             self._started[stream] += 1
+        self._agent_steps += steps.numel()
         return Collected(records, self._tally.add(records), steps.numel())
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +133,7 @@ class Collection:
         snapshots = [] if self._env is None else self._env.snapshots()
         return {
             "streams": [_to_tensors(snapshot) for snapshot in snapshots],
+            "agent_steps": self._agent_steps,
             "started": list(self._started),
             "tally": self._tally.state_dict(),
             "memory": self.policy.memory_state(),
@@ -162,12 +162,14 @@ class Collection:
         if self._collector is not None and not getattr(self._collector, "closed", False):
             self._collector.shutdown()
 
-    def _start(self) -> None:
+    def _start(self, warmup: bool) -> None:
         state = self._restored
         if state is not None and state["streams"] is not None:
+            self._agent_steps = int(state["agent_steps"])
             self._started = [int(count) for count in state["started"]]
             self._tally.load_state_dict(state["tally"])
             self.policy.load_memory(state["memory"])
+        self.policy.set_clock(self._agent_steps, warmup=warmup)
         if self._processes:
             self._collector = self._in_processes()
         else:

@@ -19,7 +19,7 @@ from torchrl.data import TensorDictReplayBuffer
 
 from wmplatform.interfaces.env_adapter import ArraySpec, EnvSpec
 from wmplatform.records import record_bytes, record_columns
-from wmplatform.replay.chunks import Chunk, Manifest, Span, read_chunk, split, write_chunks
+from wmplatform.replay.chunks import Chunk, Manifest, Span, prune, read_chunk, split, write_chunks
 from wmplatform.replay.errors import BrokenRecords, CapacityTooSmall, ReplayMismatch
 from wmplatform.replay.sampler import EpisodeSampler
 from wmplatform.replay.storage import RowStorage, in_files, in_memory
@@ -161,7 +161,7 @@ class Replay:
         drawn = {key: flat[key].unflatten(0, (batch, length)) for key in self.columns}
         drawn["is_first"] = torch.zeros_like(drawn["is_first"])
         drawn["is_first"][:, 0] = True
-        return TensorDict(drawn, [batch, length])
+        return TensorDict(drawn, [batch, length], device=self.storage.device)
 
     def transitions(self, batch: int, n: int, gamma: float, stack: int = 1) -> TensorDict:
         """Draw n-step transitions, `[B]`.
@@ -191,7 +191,7 @@ class Replay:
             "discount": gamma**n * (~terminal).float(),
             "next": TensorDict(later, [batch]),
         }
-        return TensorDict(drawn, [batch])
+        return TensorDict(drawn, [batch], device=self.storage.device)
 
     def save(self, directory: Path | str) -> Manifest:
         """Write the records that are not in `directory` yet.
@@ -247,6 +247,8 @@ class Replay:
             state = np.frombuffer(base64.b64decode(manifest["generator"]), np.uint8).copy()
             self.sampler.generator.set_state(torch.from_numpy(state))
             self._saved_in, self._chunks, self._saved_heads = directory, chunks, heads
+
+    prune = staticmethod(prune)
 
     def settle(self) -> None:
         """Wait for batches that are being drawn ahead, so that they see what was there before."""
