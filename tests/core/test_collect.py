@@ -154,9 +154,7 @@ def test_vector_streams_fit_their_specs_and_reset_each_by_itself() -> None:
 
 def test_several_environments_give_the_records_that_each_gives_alone() -> None:
     adapter, quiet = CounterAdapter(limit=4), {"noise": False}
-    many = Collection(
-        adapter, CountingAgent(**quiet), 7, num_envs=2, agent_steps_per_collect=6
-    )
+    many = Collection(adapter, CountingAgent(**quiet), 7, num_envs=2, agent_steps_per_collect=6)
     records = gather(many, 4)
     many.close()
     alone = Collection(adapter, CountingAgent(**quiet), 7, agent_steps_per_collect=12)
