@@ -244,24 +244,30 @@ def components(group: str | None = None) -> list[Component]:
     """
     if group is not None and group not in GROUPS:
         raise UnknownComponent(group, group, GROUPS)
-    wanted = GROUPS if group is None else (group,)
+    wanted = [PREFIX + name for name in ([*GROUPS] if group is None else [group])]
     found = [
-        Component(name, d.name, d.value, d.distribution, d.version, d.extras)
-        for name in wanted
-        for d in declarations.declared(PREFIX + name)
+        Component(
+            d.group.removeprefix(PREFIX), d.name, d.value, d.distribution, d.version, d.extras
+        )
+        for d in declarations.declared(wanted)
     ]
     order = list(GROUPS)
     return sorted(found, key=lambda c: (order.index(c.group), c.name, c.distribution))
 
 
-def find(group: str, name: str) -> Component:
+def find(group: str, name: str, among: Iterable[Component] | None = None) -> Component:
     """The component of that name, not yet imported.
+
+    Args:
+        group: a name of `GROUPS`.
+        name: of the entry point.
+        among: components of the group that were listed before; lists them anew by default.
 
     Raises:
         UnknownComponent: no such group or name; the message gives the nearest ones.
         DuplicateComponent: several distributions declare the name.
     """
-    available = components(group)
+    available = components(group) if among is None else list(among)
     candidates = [c for c in available if c.name == name]
     if not candidates:
         raise UnknownComponent(group, name, (c.name for c in available))

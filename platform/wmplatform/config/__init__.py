@@ -11,10 +11,10 @@ from wmplatform import configurables as core
 from wmplatform.config.building import Config
 from wmplatform.config.catalogue import Catalogue
 from wmplatform.config.checking import check
-from wmplatform.config.parsing import parse
+from wmplatform.config.parsing import Ref, parse
 from wmplatform.config.problems import ConfigErrors, Place, Problem
 
-__all__ = ["ALLOWED_IMPORTS", "Config", "ConfigErrors", "Place", "Problem", "load"]
+__all__ = ["ALLOWED_IMPORTS", "Config", "ConfigErrors", "Place", "Problem", "Ref", "load"]
 
 ALLOWED_IMPORTS: frozenset[str] = frozenset()
 """Top-level packages whose `import` lines a gin file may hold: none, components need none."""
@@ -34,6 +34,7 @@ def load(
         files: gin files; a later one overrides an earlier one.
         bindings: `Name.param = value` strings, which override all files.
         roots: names of `configurables` that will be built; what they do not lead to is unused.
+            By default those of `wmplatform.configurables.ROOTS` that the configuration binds.
         configurables: the core's names, `wmplatform.configurables.CONFIGURABLES` by default.
         allowed_imports: packages that `import` lines may name.
 
@@ -42,7 +43,10 @@ def load(
     """
     parsed = parse([Path(file) for file in files], bindings)
     catalogue = Catalogue(core.CONFIGURABLES if configurables is None else configurables)
-    checked = check(parsed, catalogue, core.ROOTS if roots is None else roots, allowed_imports)
+    if roots is None:
+        bound = {binding.selector for binding in parsed.bindings}
+        roots = [root for root in core.ROOTS if root in bound] or core.ROOTS
+    checked = check(parsed, catalogue, roots, allowed_imports)
     if checked.problems:
         raise ConfigErrors(checked.problems)
     imports = tuple(dict.fromkeys(text.split()[1] for text, _ in parsed.imports))

@@ -69,7 +69,10 @@ class Catalogue:
 
     def __init__(self, configurables: Mapping[str, str]) -> None:
         self.core = {name: Target(name, value) for name, value in configurables.items()}
-        self._components = {g: registry.components(g) for g in GROUPS}
+        self._components: dict[str, list[Component]] = {group: [] for group in GROUPS}
+        for component in registry.components():
+            self._components[component.group].append(component)
+        self._found: dict[str, Target] = {}
 
     @cached_property
     def names(self) -> list[str]:
@@ -84,11 +87,16 @@ class Catalogue:
         """
         if selector in self.core:
             return self.core[selector]
+        if selector not in self._found:
+            self._found[selector] = self._find_component(selector)
+        return self._found[selector]
+
+    def _find_component(self, selector: str) -> Target:
         group, dot, name = selector.partition(".")
         if not dot or group not in GROUPS:
             raise self._unknown(selector)
         try:
-            component = registry.find(group, name)
+            component = registry.find(group, name, self._components[group])
         except registry.UnknownComponent as error:
             meant = registry.closest(name, error.known)
             raise Unknown(error.what, error.hint, f"{group}.{meant}" if meant else "") from error
