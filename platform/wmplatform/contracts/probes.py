@@ -1,0 +1,298 @@
+"""Random inputs, perturbations and comparisons that the laws share.
+
+Every draw comes from a generator of its own, so that probing leaves the global random state to
+the component under test.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wmplatform.contracts.laws import fail, require
+from wmplatform.types import ActionSpec, ArraySpec, Features, FeatureSpec, TensorTree, tree_map
+
+__all__ = [
+    "actions_like",
+    "any_changed",
+    "check_action",
+    "check_outputs",
+    "close",
+    "draw",
+    "draw_actions",
+    "draw_features",
+    "draw_specs",
+    "dtype_of",
+    "equal",
+    "fill_floats",
+    "finite",
+    "generator",
+    "leaves",
+    "no_device_wait",
+    "no_draws",
+    "require_gradients",
+    "require_some_gradient",
+    "require_unchanged",
+    "seeded",
+    "set_row",
+    "shake",
+    "snapshot",
+]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A generator of its own, on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run with this torch seed and give the former random state back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def dtype_of(spec: ArraySpec) -> torch.dtype:
+    """The torch dtype that a spec names."""
+    return torch.from_numpy(np.empty(0, dtype=spec.dtype)).dtype
+
+
+def draw(spec: ArraySpec, lead: Sequence[int], seed: int) -> Tensor:
+    """Draw a random array of this spec, `[*lead, *shape]`: uint8 0..255, bool, or normal floats."""
+    shape, dtype, g = (*lead, *spec.shape), dtype_of(spec), generator(seed)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=g).to(dtype)
+    high = {torch.bool: 2, torch.uint8: 256}.get(dtype, 8)
+    return torch.randint(high, shape, generator=g).to(dtype)
+
+
+def draw_specs(specs: Mapping[str, ArraySpec], lead: Sequence[int], seed: int) -> dict[str, Tensor]:
+    """Draw one array for each name."""
+    return {name: draw(spec, lead, seed + 101 * i) for i, (name, spec) in enumerate(specs.items())}
+
+
+def draw_features(spec: FeatureSpec, lead: Sequence[int], seed: int) -> Features:
+    """Draw features: a tensor, or several by name."""
+    return draw(spec, lead, seed) if isinstance(spec, ArraySpec) else draw_specs(spec, lead, seed)
+
+
+def draw_actions(action: ActionSpec, lead: Sequence[int], seed: int) -> Tensor:
+    """Draw valid actions, float32 `[*lead, A]`."""
+    g = generator(seed)
+    if action.kind == "discrete":
+        index = torch.randint(action.size, tuple(lead), generator=g)
+        return nn.functional.one_hot(index, action.size).float()
+    return torch.rand(*lead, action.size, generator=g) * 2 - 1
+
+
+def actions_like(actions: Tensor, action: ActionSpec) -> Tensor:
+    """Valid actions that differ from the given ones in every entry of the lead dims."""
+    if action.kind == "discrete" and action.size > 1:
+        return actions.roll(1, -1)
+    return torch.where(actions > 0, actions - 0.8, actions + 0.8)
+
+
+def leaves(tree: TensorTree) -> list[Tensor]:
+    """All tensors of a tree."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def snapshot(tree: TensorTree) -> TensorTree:
+    """Copy every tensor."""
+    return tree_map(lambda x: x.detach().clone(), tree)
+
+
+def finite(tree: TensorTree) -> bool:
+    """Whether every number is finite."""
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves(tree))
+
+
+def equal(a: TensorTree, b: TensorTree) -> bool:
+    """Bitwise equality; NaN equals NaN."""
+    return _compare(a, b, lambda x, y: torch.equal(_bits(x), _bits(y)))
+
+
+def close(a: TensorTree, b: TensorTree) -> bool:
+    """Equality but for rounding, which differs with the shapes of a batch; NaN equals nothing."""
+
+    def agree(x: Tensor, y: Tensor) -> bool:
+        if not x.dtype.is_floating_point:
+            return torch.equal(x, y)
+        if not x.numel():
+            return True
+        exact = x.dtype in (torch.float32, torch.float64)
+        scale = float(torch.maximum(x.abs().max(), y.abs().max()))
+        atol = (2e-5 if exact else 2e-2) * scale + 1e-9
+        return torch.allclose(x, y, rtol=1e-4 if exact else 2e-2, atol=atol)
+
+    return _compare(a, b, agree)
+
+
+def any_changed(a: TensorTree, b: TensorTree) -> bool:
+    """Whether at least one number differs at all; equally shaped runs round alike."""
+    return not equal(a, b)
+
+
+def fill_floats(tree: TensorTree, value: float) -> TensorTree:
+    """A tree of the same shape with `value` in every float tensor; others are kept."""
+    return tree_map(lambda x: torch.full_like(x, value) if x.is_floating_point() else x, tree)
+
+
+def set_row(tree: TensorTree, other: TensorTree, row: int) -> TensorTree:
+    """Take row `row` from `other` and all others from `tree`."""
+
+    def place(x: Tensor, y: Tensor) -> Tensor:
+        out = x.clone()
+        out[row] = y[row]
+        return out
+
+    return tree_map(place, tree, other)
+
+
+def shake(module: ModuleT, seed: int, scale: float = 0.1) -> ModuleT:
+    """Add noise to every trainable parameter, so that none of them hides behind a zero start."""
+    g = generator(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=g)
+                parameter.add_(noise.to(parameter), alpha=scale)
+    return module
+
+
+def require_unchanged(before: TensorTree, after: TensorTree, what: str) -> None:
+    """Break the law unless the numbers agree but for rounding."""
+    if not close(before, after):
+        fail(f"{what} (largest difference {_largest_difference(before, after):.3g})")
+
+
+def require_gradients(loss: Tensor, module: nn.Module, what: str) -> None:
+    """Break the law unless every trainable parameter gets a finite gradient from `loss`."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if not named:
+        return
+    require(loss.requires_grad, f"{what} do not depend on any trainable parameter")
+    grads = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+    found: dict[str, Tensor | None] = dict(zip(named, grads, strict=True))
+    unreached = [name for name, grad in found.items() if grad is None]
+    require(not unreached, f"no gradient of {what} reaches {', '.join(unreached)}")
+    broken = [name for name, grad in found.items() if not finite(grad)]
+    require(not broken, f"the gradient of {what} is not finite at {', '.join(broken)}")
+
+
+def require_some_gradient(loss: Tensor, inputs: Sequence[Tensor], where: str) -> None:
+    """Break the law unless a finite gradient of `loss` that is not zero reaches the inputs."""
+    require(loss.requires_grad, f"no gradient reaches {where}")
+    found: list[Tensor | None] = list(torch.autograd.grad(loss, inputs, allow_unused=True))
+    grads = [g for g in found if g is not None]
+    require(any(bool((g != 0).any()) for g in grads), f"no gradient reaches {where}")
+    require(finite(grads), f"the gradient that reaches {where} is not finite")
+
+
+def check_outputs(
+    outputs: Mapping[str, Tensor], specs: Mapping[str, ArraySpec], lead: Sequence[int]
+) -> None:
+    """Break the law unless names, shapes and dtypes are as declared and all numbers finite."""
+    require(
+        set(outputs) == set(specs),
+        f"outputs are {sorted(outputs)}, declared are {sorted(specs)}",
+    )
+    for name, spec in specs.items():
+        check_array(name, outputs[name], spec, lead)
+
+
+def check_array(name: str, value: Tensor, spec: ArraySpec, lead: Sequence[int]) -> None:
+    """Break the law unless one array is as declared and finite."""
+    shape = (*lead, *spec.shape)
+    require(
+        tuple(value.shape) == shape, f"{name} has shape {tuple(value.shape)} instead of {shape}"
+    )
+    require(value.dtype == dtype_of(spec), f"{name} is {value.dtype} instead of {spec.dtype}")
+    require(finite(value), f"{name} holds a number that is not finite")
+
+
+def check_action(actions: Tensor, action: ActionSpec, lead: Sequence[int], what: str) -> None:
+    """Break the law unless these are valid float32 actions `[*lead, A]`."""
+    check_array(what, actions, ArraySpec((action.size,)), lead)
+    if action.kind == "discrete":
+        one_hot = ((actions == 0) | (actions == 1)).all() and (actions.sum(-1) == 1).all()
+        require(bool(one_hot), f"{what} are not one-hot: {actions.flatten()[:8].tolist()}")
+    else:
+        top = float(actions.detach().abs().max())
+        require(top <= 1, f"{what} leave [-1, 1]: the largest magnitude is {top:.4g}")
+
+
+@contextmanager
+def no_draws(what: str) -> Iterator[None]:
+    """Break the law if a random number of torch, numpy or Python is drawn inside."""
+    before = _random_state()
+    yield
+    drawn = [
+        name
+        for (name, x), y in zip(before.items(), _random_state().values(), strict=True)
+        if x != y
+    ]
+    require(not drawn, f"{what} draws random numbers from {', '.join(drawn)}")
+
+
+class _WaitSpy(TorchDispatchMode):
+    """Notes operators whose result the host has to wait for."""
+
+    WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if name.startswith(self.WAITS):
+            self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_device_wait(what: str) -> Iterator[None]:
+    """Break the law if something inside reads a tensor's value on the host."""
+    with _WaitSpy() as spy:
+        yield
+    require(
+        not spy.seen,
+        f"{what} waits for the device ({', '.join(sorted(spy.seen))}: `.item()`, "
+        "`float(tensor)`, `if tensor:` or a mask used as an index)",
+    )
+
+
+def _random_state() -> dict[str, bytes]:
+    states = {"torch": torch.get_rng_state().numpy().tobytes()}
+    for i in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        states[f"torch (cuda:{i})"] = torch.cuda.get_rng_state(i).numpy().tobytes()
+    states["numpy"] = repr(np.random.get_state()).encode()  # noqa: NPY002 - watched, not used
+    states["random"] = repr(random.getstate()).encode()
+    return states
+
+
+def _compare(a: TensorTree, b: TensorTree, agree: Callable[[Tensor, Tensor], bool]) -> bool:
+    xs, ys = leaves(a), leaves(b)
+    same_shapes = [x.shape for x in xs] == [y.shape for y in ys]
+    return same_shapes and all(agree(x, y) for x, y in zip(xs, ys, strict=True))
+
+
+def _bits(x: Tensor) -> Tensor:
+    """Raw bytes, so that NaN equals NaN."""
+    return x.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _largest_difference(a: TensorTree, b: TensorTree) -> float:
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    gaps = [(x.double() - y.double()).abs().max() for x, y in pairs if x.numel()]
+    return float(torch.stack(gaps).max()) if gaps else 0.0
