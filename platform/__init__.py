@@ -27,13 +27,8 @@ def _run_standard_module(namespace: "dict[str, Any]") -> None:
     spec = PathFinder.find_spec("platform", [library])
     code = getattr(spec and spec.loader, "get_code", lambda _: None)("platform")
     if code is None:
-        raise ImportError(
-            f"no standard module 'platform' in {library}", name="platform"
-        )
-    for name in (
-        "TYPE_CHECKING",
-        "_run_standard_module",
-    ):  # leave no name of ours behind
+        raise ImportError(f"no standard module 'platform' in {library}", name="platform")
+    for name in ("TYPE_CHECKING", "_run_standard_module"):  # leave no name of ours behind
         namespace.pop(name, None)
     exec(code, namespace)  # noqa: S102 - the whole point of this file
 

@@ -10,15 +10,11 @@ work there.
 import sys
 from pathlib import Path
 
-if (
-    __name__ == "__main__"
-):  # a spawned worker imports this file again, and needs nothing of it
+if __name__ == "__main__":  # a spawned worker imports this file again, and needs nothing of it
     checkout = Path(__file__).resolve().parent.parent
     for root in (checkout / "plugins", checkout / "platform"):
         if str(root) not in sys.path:
-            sys.path.insert(
-                1, str(root)
-            )  # after the current folder, before an installed copy
+            sys.path.insert(1, str(root))  # after the current folder, before an installed copy
 
     try:
         from wmplatform.cli import main
