@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import socket
 import sys
 import time
@@ -40,7 +39,7 @@ __all__ = [
 
 MAY_DIFFER = re.compile(
     r"""(.*[./])?
-    ((Online|Pretrain)\.(total_\w+|eval_every|save_every|log_every|keep\w*)|Evaluation\.\w+)""",
+    ((Online|Pretrain)\.(total_\w+|(eval|save|log)_every\w*|keep\w*|replay_device)|Evaluation\.\w+)""",
     re.VERBOSE,
 )
 """Parameters that may change when a run is resumed: how long it is, and when and how it is looked
@@ -143,7 +142,8 @@ class RunFolder:
         Args:
             path: the folder; parents are made.
             config_text: the resolved configuration, in gin's language.
-            provenance: JSON values added to this start's entry, e.g. plug-ins and render profile.
+            provenance: JSON values added to this start's entry, e.g. plug-ins and render profile;
+                a `seed` must stay the same.
             allow_config_change: take up the run even where its configuration differs.
 
         Raises:
@@ -158,7 +158,7 @@ class RunFolder:
             lock = _Lock.take(path)
         try:
             folder = cls(path, lock, is_new=not (path / "config.gin").exists())
-            folder._settle(config_text, allow_config_change)
+            folder._settle(config_text, (provenance or {}).get("seed"), allow_config_change)
             folder._record_start(provenance or {})
         except BaseException:
             lock.release()
@@ -217,12 +217,20 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _settle(self, config_text: str, allow_config_change: bool) -> None:
+    @staticmethod
+    def seed_of(path: Path) -> int | None:
+        """Look up the seed that the run in a folder was started with; None where there is none."""
+        for start in _starts(path / "provenance.json"):
+            if isinstance(start.get("seed"), int):
+                return int(start["seed"])
+        return None
+
+    def _settle(self, config_text: str, seed: int | None, allow_config_change: bool) -> None:
         """Write the configuration of a new run, or compare it with that of an old one."""
         if self.is_new:
             self._refuse_foreign()
         else:
-            self._compare(config_text, allow_config_change)
+            self._compare(config_text, seed, allow_config_change)
         with explained_writes(self.path, "the run folder"):
             for name in _FOLDERS:
                 (self.path / name).mkdir(exist_ok=True)
@@ -240,10 +248,13 @@ class RunFolder:
                 hint="choose another folder with --run-dir",
             )
 
-    def _compare(self, config_text: str, allow_config_change: bool) -> None:
+    def _compare(self, config_text: str, seed: int | None, allow_config_change: bool) -> None:
         stored = self.config.read_text()
         differences = compare(stored, config_text)
         forbidden = [each for each in differences if not MAY_DIFFER.fullmatch(each.name)]
+        before = self.seed_of(self.path)
+        if None not in (before, seed) and before != seed:
+            forbidden.append(Difference("--seed", str(before), str(seed)))
         if forbidden and not allow_config_change:
             raise ConfigChanged(self.path, forbidden)
         if differences:
@@ -258,15 +269,20 @@ class RunFolder:
 
     def _record_start(self, provenance: Mapping[str, Any]) -> None:
         path = self.path / "provenance.json"
-        starts: list[Any] = []
-        if path.exists():
-            try:
-                starts = json.loads(path.read_text())["starts"]
-            except (ValueError, KeyError, TypeError):
-                # A record of the past only: kept for whoever looks, no reason to refuse the run.
-                shutil.move(path, path.with_suffix(".unreadable"))
-        starts.append({**_start(), **provenance})
-        replace_file(path, to_json({"starts": starts}))
+        starts = _starts(path)
+        if path.exists() and not starts:
+            # A record of the past only: kept for whoever looks, no reason to refuse the run.
+            path.rename(path.with_suffix(".unreadable"))
+        replace_file(path, to_json({"starts": [*starts, {**_start(), **provenance}]}))
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    """Read the starts recorded in a provenance file; none where it is missing or damaged."""
+    try:
+        starts = json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [start for start in starts if isinstance(start, dict)]
 
 
 def _start() -> dict[str, Any]:

@@ -160,6 +160,13 @@ def test_every_line_holds_all_counters(tmp_path: Path, metrics: Path) -> None:
     ]
 
 
+def test_without_news_no_line_is_written(tmp_path: Path, metrics: Path) -> None:
+    with RunLogger(tmp_path, tensorboard=False) as logger:
+        for number in (1, 1, 2):
+            logger.flush(counters(number), {"records": 1.0})
+    assert [line["agent_steps"] for line in without_time(metrics)] == [1, 2]
+
+
 def test_a_resumed_run_has_each_line_once(tmp_path: Path, metrics: Path) -> None:
     with RunLogger(tmp_path) as logger:
         log_some(logger, 0, 5)

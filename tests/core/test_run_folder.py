@@ -98,6 +98,7 @@ def test_a_changed_parameter_is_refused_by_name(run_dir: Path) -> None:
     [
         "Online.total_agent_steps = 2000",
         "Online.save_every = 7",
+        "Online.save_every_s = 7.0",
         "scope/Online.log_every = 7",
         "Evaluation.episodes = 3",
         "wmplatform.evaluation.Evaluation.fps = 3",
@@ -109,6 +110,15 @@ def test_length_and_cadence_may_change(run_dir: Path, line: str) -> None:
     with open_folder(run_dir, text) as folder:
         assert folder.config.read_text() == text
     assert (run_dir / "config-history" / "001.gin").read_text() == CONFIG
+
+
+def test_the_seed_stays(run_dir: Path) -> None:
+    assert RunFolder.seed_of(run_dir) is None
+    RunFolder.open(run_dir, config_text=CONFIG, provenance={"seed": 3}).close()
+    assert RunFolder.seed_of(run_dir) == 3
+    with pytest.raises(ConfigChanged, match="1 differ") as caught:
+        RunFolder.open(run_dir, config_text=CONFIG, provenance={"seed": 4})
+    assert "--seed: was 3, now 4" in str(caught.value)
 
 
 def test_a_change_can_be_allowed_and_is_remembered(run_dir: Path) -> None:

@@ -60,6 +60,8 @@ class RunLogger:
     ) -> dict[str, float]:
         """Write one line with the means since the last call; waits for the device once.
 
+        Where nothing has happened since the last line, none is written.
+
         Args:
             counters: all counters of the run.
             extra: further values of this line.
@@ -71,6 +73,8 @@ class RunLogger:
             DiskFull: there is no space; nothing of the line is in the file.
         """
         means = self.means.take()
+        if not means and dict(counters) == self._last:
+            return means
         speeds = self.progress.rates() if self.progress else {}
         rates = {f"speed/{name}_per_s": rate for name, rate in speeds.items()}
         self.scalars(counters, {**means, **(extra or {}), **rates})

@@ -1,0 +1,252 @@
+"""The command line: parse, call, and turn errors into one message and an exit code.
+
+Nothing heavy is imported before a command needs it: `--help` and `list` never import torch.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from wmplatform import __version__
+from wmplatform.errors import ExitCode, PlatformError
+
+__all__ = ["main"]
+
+_EPILOG = """\
+exit codes:
+  0  done                     4  something on this machine is missing
+  1  a bug, a broken contract 5  the run diverged; the batch was saved
+  2  wrong input              130  interrupted; the run was saved
+  3  an unusable run folder or checkpoint
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    if not words:
+        parser.print_help()
+        return ExitCode.BAD_INPUT
+    if words[0].startswith("--") and words[0] not in ("--help", "--version"):
+        words.insert(0, "run")  # `python -m platform.run --gin FILE`
+    options = parser.parse_args(words)
+    errors = Console(stderr=True)
+    try:
+        code: int = options.command(options)
+    except PlatformError as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        errors.print("interrupted", highlight=False)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # e.g. `wmplatform list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wmplatform",
+        description="A plug-in research platform for visual world models.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wmplatform {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_list(commands)
+    _add_describe(commands)
+    _add_check(commands)
+    _add_doctor(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # the one name argparse has for what add_subparsers returns
+
+
+def _add_run(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "train what a gin file describes; the same command on the same folder resumes"
+    parser = commands.add_parser("run", help=text, description=text)
+    _add_config(parser)
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="run folder (runs/<name of the gin file>)"
+    )
+    parser.add_argument("--seed", type=_natural, metavar="N", help="of everything random (0)")
+    _add_device(parser)
+    parser.add_argument(
+        "--resume-from",
+        type=_natural,
+        metavar="GEN",
+        help="go on from this checkpoint; newer ones are set aside",
+    )
+    parser.add_argument(
+        "--allow-config-change",
+        action="store_true",
+        help="resume although the configuration differs from the run's",
+    )
+    parser.set_defaults(command=_run)
+
+
+def _add_list(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "list the components that installed packages provide"
+    parser = commands.add_parser("list", help=text, description=text)
+    parser.add_argument("group", nargs="?", help="only this group, e.g. encoders")
+    parser.add_argument("--load", action="store_true", help="import each one, to see if it works")
+    _add_json(parser)
+    parser.set_defaults(command=_list)
+
+
+def _add_describe(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "show what a gin file assembles: components, parameters, shapes; starts no simulator"
+    parser = commands.add_parser("describe", help=text, description=text)
+    _add_config(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_describe)
+
+
+def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "check that a component keeps the laws of its interface"
+    parser = commands.add_parser("check", help=text, description=text)
+    parser.add_argument("group", help="e.g. encoders, or encoder")
+    parser.add_argument("name", help="the component's name in that group")
+    _add_bind(parser)
+    parser.set_defaults(command=_check)
+
+
+def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "look for what is missing on this machine, and say what mends it"
+    parser = commands.add_parser("doctor", help=text, description=text)
+    parser.add_argument("--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="runs")
+    _add_json(parser)
+    parser.set_defaults(command=_doctor)
+
+
+def _add_evaluate(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "play episodes with the agent of a run"
+    parser = commands.add_parser("evaluate", help=text, description=text)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run folder")
+    parser.add_argument("--episodes", type=_positive, metavar="N", help="as the run's gin says")
+    parser.add_argument("--seed", type=_natural, metavar="N", help="as the run's")
+    parser.add_argument("--video", action="store_true", help="film the first episode")
+    parser.add_argument("--checkpoint", type=_natural, metavar="GEN", help="the newest by default")
+    _add_device(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_evaluate)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gin",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="an experiment; given several times, later files override earlier ones",
+    )
+    _add_bind(parser)
+
+
+def _add_bind(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bind",
+        action="append",
+        default=[],
+        metavar='"Name.param = value"',
+        help="override one setting; may be repeated",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, ...: an accelerator if there is")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _natural(text: str) -> int:
+    """Parse a whole number from 0 on."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
+def _positive(text: str) -> int:
+    """Parse a whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _run(options: argparse.Namespace) -> int:
+    from wmplatform.commands import run
+
+    return run(
+        options.gin,
+        options.bind,
+        run_dir=options.run_dir,
+        seed=options.seed,
+        device=options.device,
+        resume_from=options.resume_from,
+        allow_config_change=options.allow_config_change,
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    from wmplatform.commands import list_components
+
+    return list_components(options.group, load=options.load, as_json=options.json)
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from wmplatform.config import load
+
+    config = load(options.gin, options.bind)  # before torch is imported: its errors come at once
+    from wmplatform.describe import describe, render
+
+    described = describe(config)
+    if options.json:
+        print(json.dumps(described, indent=2))
+    else:
+        Console().print(render(described))
+    return ExitCode.OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from wmplatform.commands import check
+
+    return check(options.group, options.name, options.bind)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from wmplatform.commands import doctor
+
+    return doctor(options.run_dir, as_json=options.json)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from wmplatform.commands import evaluate
+
+    return evaluate(
+        options.run_dir,
+        episodes=options.episodes,
+        seed=options.seed,
+        film=options.video,
+        generation=options.checkpoint,
+        device=options.device,
+        as_json=options.json,
+    )
