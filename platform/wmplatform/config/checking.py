@@ -80,6 +80,7 @@ class _Checker:
         self.used: set[Key] = set()
         self.meant: dict[str, str] = {}
         self.reached: set[tuple[str, str]] = set()
+        self.whole = next((Place(name, 0, "") for name in parsed.lines), None)
 
     def fail(
         self,
@@ -256,10 +257,10 @@ class _Checker:
                     yield _Node(scope, selector, place, ref.evaluate, certain)
 
     def check_target(self, node: _Node, target: Target, bound: set[str]) -> None:
-        component = target.component
+        component, place = target.component, node.place or self.whole
         if component and (absent := component.missing()):
             what = f"{node.selector} needs {' and '.join(absent)}, not installed here"
-            self.fail(what, node.place, component.install_hint(), ExitCode.ENVIRONMENT)
+            self.fail(what, place, component.install_hint(), ExitCode.ENVIRONMENT)
             return
         try:
             signature = target.signature
@@ -267,17 +268,17 @@ class _Checker:
             if component is None:
                 raise
             broken = component.broken(str(error))
-            self.fail(broken.what, node.place, broken.hint)
+            self.fail(broken.what, place, broken.hint)
             return
         if node.evaluate and target.needs:
             what = f"@{node.selector}() cannot be built here: {', '.join(target.needs)} is missing"
-            self.fail(what, node.place, f"write @{node.selector} without ()")
+            self.fail(what, place, f"write @{node.selector} without ()")
         if self.parsed.complete:
             for setting in signature.settings.values():
                 if setting.required and setting.name not in bound:
                     what = f"{node.selector} needs {setting.name!r}, which has no default"
                     hint = f"bind {node.selector}.{setting.name}, declared as {setting.declaration}"
-                    self.fail(what, node.place, hint)
+                    self.fail(what, place, hint)
 
     # -- leftovers
 

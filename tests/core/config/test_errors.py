@@ -162,7 +162,7 @@ def test_a_line_that_an_override_strands_in_a_base_file_is_a_note(gin_files: "Wo
 
 def test_a_missing_requirement_of_the_root_is_reported(gin_files: "Workspace") -> None:
     text = str(gin_files.errors("Loop.env = @envs.grid\n"))
-    assert "Loop needs 'learner', which has no default" in text
+    assert "Loop needs 'learner', which has no default\n  at   x.gin\n" in text
 
 
 def test_a_misspelt_reference_does_not_make_its_settings_unused(gin_files: "Workspace") -> None:
