@@ -36,7 +36,7 @@ def run(name: str) -> dict[str, list[float]]:
     """Losses and gradient norms of each update."""
     settings = dict(RUNS[name])
     torch.manual_seed(0)
-    learner = learner_of(tiny_agent(settings.pop("spec"), **settings), lr=1e-3)
+    learner = learner_of(tiny_agent(settings.pop("spec"), **settings))
     curves: dict[str, list[float]] = {}
     for number in range(UPDATES):
         batch = segments(number, spec=learner.agent.spec)
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(name: str) -> None:
 def test_another_seed_gives_another_run() -> None:
     curves = run("plain")
     torch.manual_seed(1)
-    learner = learner_of(tiny_agent(), lr=1e-3)
+    learner = learner_of(tiny_agent())
     assert learner.update(segments(0))["image_loss"].item() != curves["image_loss"][0]
 
 
