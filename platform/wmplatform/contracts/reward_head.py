@@ -18,6 +18,7 @@ from wmplatform.contracts.probes import (
     require_unchanged,
     seeded,
     shake,
+    variants,
 )
 from wmplatform.interfaces.reward_head import Head, RewardHead
 from wmplatform.types import ArraySpec, Batch, Features, FeatureSpec, Target, tree_map
@@ -197,11 +198,11 @@ def law_5_gradients_reach_features_and_parameters(
     """The loss trains every parameter, and reaches the features where it is declared to."""
     values = head.target(records(2, 3, seed)).values
     f = tree_map(lambda x: x.requires_grad_(), draw_features(features, values.shape, seed))
-    loss = head.loss(f, values).sum()
-    require_gradients(loss, head, "the loss")
+    require_gradients(head.loss(f, values).sum(), head, "the loss")
     if not head.sends_gradient:
         skip("sends_gradient is False: the world model cuts the gradient")
-    require_some_gradient(loss, leaves(f), "the features though sends_gradient is True")
+    each = (module.loss(f, values).sum() for module in variants(head))
+    require_some_gradient(each, leaves(f), "the features though sends_gradient is True")
 
 
 def records(batch: int, length: int, seed: int) -> dict[str, Tensor]:
