@@ -214,7 +214,6 @@ class Collection:
             frames_per_batch=self.agent_steps_per_collect,
             total_frames=-1,
             trust_policy=True,
-            track_traj_ids=False,
             auto_register_policy_transforms=False,
         )
 
