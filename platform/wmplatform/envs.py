@@ -50,11 +50,23 @@ class EnvError(PlatformError):
     """
 
     default_hint = ""
+    env: str
+    key: str
+    agent_step: int
 
-    # All but `what` is optional because vector environments raise `type(error)(error)` again.
+    # Vector environments raise a worker's error again as `type(error)(error)`.
     def __init__(
-        self, what: str, *, env: str = "", key: str = "", agent_step: int = 0, hint: str = ""
+        self,
+        what: "str | EnvError",
+        *,
+        env: str = "",
+        key: str = "",
+        agent_step: int = 0,
+        hint: str = "",
     ) -> None:
+        if isinstance(what, EnvError):
+            env, key, agent_step, hint = what.env, what.key, what.agent_step, what.hint
+            what = what.what
         self.env, self.key, self.agent_step = env, key, agent_step
         super().__init__(what, hint=hint or self.default_hint)
 
