@@ -227,8 +227,9 @@ def test_without_a_terminal_plain_lines_come_now_and_then() -> None:
         shown.update(counters(number), last_return=12.5)
     shown.close()
     lines = text.getvalue().splitlines()
-    assert len(lines) == 3  # at 0, 10 and 20 seconds
-    assert lines[-1] == (
+    assert len(lines) == 4  # at 0, 10 and 20 seconds, and the last one
+    assert lines[-1].startswith("agent_steps 100/1,000  env_frames 200  updates 20")
+    assert lines[-2] == (
         "agent_steps 80/1,000  env_frames 160  updates 16  0.8 updates/s  8.0 frames/s  "
         "last return 12.5  left 3 min 50 s"
     )

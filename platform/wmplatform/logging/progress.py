@@ -42,6 +42,7 @@ class Progress:
         self._seen: deque[tuple[float, dict[str, int]]] = deque()
         self._facts: dict[str, float] = {}
         self._printed_s = float("-inf")
+        self._unprinted = ""
         self._live: Live | None = None
 
     def update(self, counters: Mapping[str, int], **facts: float) -> None:
@@ -56,9 +57,11 @@ class Progress:
         self._remember(now, counters)
         if self.console.is_terminal:
             self._show(counters)
-        elif now - self._printed_s >= self.every_s:
+            return
+        self._unprinted = self.line(counters)
+        if now - self._printed_s >= self.every_s:
             self._printed_s = now
-            self.console.print(self.line(counters), highlight=False, soft_wrap=True)
+            self._print()
 
     def rates(self) -> dict[str, float]:
         """Return each counter's change per second over the last half minute."""
@@ -95,9 +98,15 @@ class Progress:
 
     def close(self) -> None:
         """Leave the last state on the screen; a second call does nothing."""
+        if self._unprinted:
+            self._print()
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _print(self) -> None:
+        self.console.print(self._unprinted, highlight=False, soft_wrap=True)
+        self._unprinted = ""
 
     def _remember(self, now: float, counters: Mapping[str, int]) -> None:
         self._seen.append((now, dict(counters)))

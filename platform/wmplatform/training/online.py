@@ -160,6 +160,7 @@ class OnlineRun:
         self.learn_from: int | None = None
         """Agent steps at which the prefill ended."""
         self._saved_steps = 0
+        self._saved: tuple[int, int, int] | None = None
 
     def _build_replay(self) -> Replay:
         """Keep records with the learner where there is room, else in the machine's memory."""
@@ -288,12 +289,13 @@ class OnlineRun:
         Raises:
             DiskFull: while saving for the last time.
         """
-        if last and self.agent_steps == self._saved_steps and self.checkpoints.latest():
+        if last and self._saved == self._moment():
             return
         try:
             manifest = self.replay.save(self.folder.replay)
             generation = (self.checkpoints.latest() or 0) + 1
             self.checkpoints.save(generation, self.state_dict(manifest))
+            self._saved = self._moment()
             self._prune()
         except DiskFull as error:
             if last:
@@ -301,6 +303,10 @@ class OnlineRun:
             self.progress.console.print(f"not saved, will try again\n{error}", highlight=False)
         self._saved_steps = self.agent_steps
         self.clock.reset()
+
+    def _moment(self) -> tuple[int, int, int]:
+        """What has been done so far; equal where a checkpoint would hold nothing new."""
+        return self.agent_steps, self.learner.updates, self.evaluations
 
     def _prune(self) -> None:
         """Delete chunks of records that no kept checkpoint needs."""
@@ -356,7 +362,7 @@ class OnlineRun:
         self.counters = {name: int(value) for name, value in state["counters"].items()}
         self.evaluations, self.logs = state["evaluations"], state["logs"]
         self.learn_from = state["learn_from"]
-        self._saved_steps = self.agent_steps
+        self._saved_steps, self._saved = self.agent_steps, self._moment()
 
     def close(self) -> None:
         """Close environments and files."""

@@ -1,0 +1,375 @@
+"""The command line: one clear message and the right exit code, whatever happens."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wmplatform import declarations, doctor
+from wmplatform.checkpoint import Checkpoints
+from wmplatform.cli import main
+from wmplatform.errors import ExitCode
+from wmplatform.interfaces.env_adapter import Diagnosis
+from wmplatform.json_lines import read_json_lines
+from wmplatform.registry import Component
+
+from .moving_square import MovingSquare
+
+TINY = """
+include '{base}/dreamerv2.gin'
+include '{base}/small.gin'
+Online.env = @envs.gym
+envs.gym.id = 'Pendulum-v1'
+envs.gym.time_limit = 12
+encoders.cnn.depth = 2
+decoders.cnn.depth = 2
+dynamics.rssm.deter = 8
+dynamics.rssm.hidden = 8
+dynamics.rssm.groups = 4
+dynamics.rssm.classes = 4
+heads.reward.units = 8
+behaviors.imagination.units = 8
+behaviors.imagination.horizon = 3
+Segments.batch = 2
+Segments.length = 5
+Online.total_agent_steps = 40
+Online.prefill_agent_steps = 24
+Online.pretrain_updates = 1
+Online.updates_every = 5
+Online.eval_every = 1000
+Online.save_every = 20
+Online.log_every = 10
+Evaluation.episodes = 1
+Replay.capacity = 400
+"""
+
+
+@pytest.fixture(scope="module")
+def gin(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real DreamerV2 on real Pendulum frames that is done in a few seconds."""
+    path = tmp_path_factory.mktemp("gin") / "tiny.gin"
+    path.write_text(TINY.format(base=repo_root / "experiments" / "base"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(gin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert (
+        main(["--gin", str(gin), "--run-dir", str(folder), "--device", "cpu", "--seed", "3"]) == 0
+    )
+    return folder
+
+
+@pytest.fixture
+def run_copy(finished: Path, tmp_path: Path) -> Path:
+    target = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(finished), str(target)], check=True)
+    return target
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def light(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a new process that fails if torch was imported."""
+    code = (
+        "import sys\nfrom wmplatform.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\nsys.exit(code)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], ["run", "--help"]])
+def test_help_and_list_are_quick_and_need_no_torch(arguments: list[str]) -> None:
+    used_s = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = light(arguments)
+    now_s = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+    # Processor time: other tests may keep this machine's cores busy.
+    assert now_s.ru_utime + now_s.ru_stime - used_s.ru_utime - used_s.ru_stime < 1.5
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == ExitCode.BAD_INPUT
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_list_names_origin_and_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "encoder", "--json", "--load"]) == 0
+    found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert found["cnn"]["group"] == "encoders"
+    assert found["cnn"]["distribution"] == "wmplatform"
+    assert found["cnn"]["status"] == "loaded"
+    assert main(["list", "nonsense"]) == ExitCode.BAD_INPUT
+    assert "UnknownComponent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("WorldModel.encoder = @encoders.cmn", "'cnn'"),
+        ("encoders.cnn.dept = 3", "depth"),
+        ("encoders.cnn.depth = 'large'", "depth"),
+        ("Replay.capacity = -1", "capacity"),
+    ],
+)
+def test_wrong_bindings_are_refused_before_torch_is_imported(
+    gin: Path, tmp_path: Path, binding: str, said: str
+) -> None:
+    folder = tmp_path / "run"
+    result = light(["--gin", str(gin), "--bind", binding, "--run-dir", str(folder)])
+    assert result.returncode == ExitCode.BAD_INPUT, result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not folder.exists()
+
+
+def test_a_missing_gin_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gin", "experiments/nothing.gin"]) == ExitCode.BAD_INPUT
+    assert "nothing.gin" in capsys.readouterr().err
+
+
+def test_a_file_without_a_loop_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.gin").write_text("")
+    assert main(["--gin", str(tmp_path / "empty.gin")]) == ExitCode.BAD_INPUT
+    assert "Online" in capsys.readouterr().err
+
+
+def test_a_missing_extra_says_what_to_install(
+    repo_root: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    installed = declarations.installed
+    monkeypatch.setattr(
+        declarations, "installed", lambda name: name != "metaworld" and installed(name)
+    )
+    gin = repo_root / "experiments" / "dreamerv2_metaworld.gin"
+    code = main(["--gin", str(gin), "--run-dir", str(tmp_path / "run")])
+    assert code == ExitCode.ENVIRONMENT
+    assert 'pip install "wmplatform[metaworld]"' in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_absent_device_says_so(
+    gin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["--gin", str(gin), "--device", "nonsense", "--run-dir", str(tmp_path / "run")])
+    assert code == ExitCode.ENVIRONMENT
+    assert "--device cpu" in capsys.readouterr().err
+
+
+def test_a_run_leaves_everything_behind(finished: Path) -> None:
+    metrics = list(read_json_lines(finished / "metrics.jsonl"))
+    assert metrics[-1]["agent_steps"] == 40
+    assert any("eval/return" in line for line in metrics)
+    assert list((finished / "videos").glob("policy-*.mp4"))
+    assert list((finished / "pictures").glob("open-loop-*.png"))
+    assert (finished / "pictures" / "curve.png").exists()
+    assert (finished / "config.gin").exists()
+    starts = json.loads((finished / "provenance.json").read_text())["starts"]
+    assert starts[0]["seed"] == 3
+
+
+def numbers(folder: Path) -> list[dict[str, object]]:
+    """Everything logged that does not depend on the time of day."""
+    lines = read_json_lines(folder / "metrics.jsonl")
+    return [{k: v for k, v in each.items() if k != "time_s" and "speed" not in k} for each in lines]
+
+
+def test_a_finished_run_says_where_its_results_lie(
+    gin: Path, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = numbers(run_copy)
+    assert main(["run", "--gin", str(gin), "--run-dir", str(run_copy), "--device", "cpu"]) == 0
+    assert numbers(run_copy) == before
+    said = capsys.readouterr().err
+    for name in ("curve.png", "policy-", "open-loop-", "metrics.jsonl"):
+        assert str(run_copy) in said
+        assert name in said
+
+
+def test_a_run_can_be_made_longer_but_not_different(
+    gin: Path, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--gin", str(gin), "--run-dir", str(run_copy), "--device", "cpu", "--bind"]
+    assert main([*command, "encoders.cnn.depth = 3"]) == ExitCode.BAD_RUN
+    assert "encoders.cnn.depth: was 2, now 3" in capsys.readouterr().err
+    assert main([*command, "Online.total_agent_steps = 50"]) == 0
+    steps = [line["agent_steps"] for line in read_json_lines(run_copy / "metrics.jsonl")]
+    assert steps == sorted(steps)
+    assert steps[-1] == 50
+
+
+def test_another_seed_is_another_run(
+    gin: Path, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["--gin", str(gin), "--run-dir", str(run_copy), "--seed", "4"])
+    assert code == ExitCode.BAD_RUN
+    assert "--seed: was 3, now 4" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_names_the_way_back_and_it_works(
+    gin: Path, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(run_copy / "checkpoints")
+    older, newest = checkpoints.generations()
+    weights = checkpoints.path(newest) / "world_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    command = ["--gin", str(gin), "--run-dir", str(run_copy), "--device", "cpu"]
+    assert main(command) == ExitCode.BAD_RUN
+    said = capsys.readouterr().err
+    assert str(weights) in said
+    assert f"--resume-from {older}" in said
+    assert main([*command, "--resume-from", str(older)]) == 0
+    assert Checkpoints(run_copy / "checkpoints").load()["loop"]["counters"]["agent_steps"] == 40
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may exceed 20 kB: the weights do not fit, the metrics do."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_ends_a_run_without_loss(
+    gin: Path, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Checkpoints(run_copy / "checkpoints").generations()
+    command = ["--gin", str(gin), "--run-dir", str(run_copy), "--device", "cpu"]
+    command += ["--bind", "Online.total_agent_steps = 50"]
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    code = main(command)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert code == ExitCode.ENVIRONMENT
+    said = capsys.readouterr().err
+    assert "DiskFull" in said
+    assert "free some space" in said
+    assert Checkpoints(run_copy / "checkpoints").generations() == before
+    assert main(command) == 0
+    steps = [line["agent_steps"] for line in read_json_lines(run_copy / "metrics.jsonl")]
+    assert steps == sorted(steps)
+    assert steps[-1] == 50
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_130(gin: Path, run_dir: Path, number: int) -> None:
+    command = [sys.executable, "-m", "wmplatform", "--gin", str(gin), "--run-dir", str(run_dir)]
+    command += ["--device", "cpu", "--bind", "Online.total_agent_steps = 100000"]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not (run_dir / "checkpoints" / "gen-000000001").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "stopped and saved" in said
+    saved = Checkpoints(run_dir / "checkpoints").load_part("loop")["counters"]
+    last = list(read_json_lines(run_dir / "metrics.jsonl"))[-1]
+    assert last["agent_steps"] == saved["agent_steps"]
+
+
+def test_evaluate_plays_the_saved_agent(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(run_copy), "--episodes", "2", "--json", "--video", "--device", "cpu"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["eval/episodes"] == 2
+    assert first["agent_steps"] == 40
+    assert Path(first["video"]).exists()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert main(["evaluate", str(run_copy), "--checkpoint", "1"]) == ExitCode.BAD_RUN
+
+
+def test_evaluate_wants_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tmp_path)]) == ExitCode.BAD_RUN
+    assert "NotARunFolder" in capsys.readouterr().err
+
+
+def test_describe_gives_the_published_parameter_counts(
+    repo_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gin = repo_root / "experiments" / "dreamerv2_metaworld.gin"
+    assert main(["describe", "--gin", str(gin), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    components = found["components"]
+    assert components["encoder"]["parameters"] == 1_551_312
+    assert components["dynamics"]["parameters"] == 13_125_632
+    assert components["decoder"]["parameters"] == 11_152_275
+    assert components["heads.reward"]["parameters"] == 1_301_201
+    assert components["encoder"]["name"] == "cnn"
+    assert components["encoder"]["distribution"] == "wmplatform"
+    assert {"actor", "critic", "slow_critic"} <= components["behavior"]["children"].keys()
+    assert sum(found["optimizers"].values()) == found["totals"]["trainable"]
+    assert found["env"]["action"] == {"size": 4, "kind": "continuous"}
+
+
+def test_describe_prints_tables(gin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--gin", str(gin)]) == 0
+    assert "heads.reward" in capsys.readouterr().out
+
+
+def test_check_prints_a_line_for_each_law(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "encoder", "cnn", "--bind", "encoders.cnn.depth = 2"]) == 0
+    assert "law 3" in capsys.readouterr().out
+    assert main(["check", "encoder", "cnn", "--bind", "depth = x"]) == ExitCode.BAD_INPUT
+    assert main(["check", "encoder", "cmn"]) == ExitCode.BAD_INPUT
+    assert "'cnn'" in capsys.readouterr().err
+
+
+class SickSquare(MovingSquare):
+    """An adapter that cannot render here."""
+
+    def diagnose(self) -> list[Diagnosis]:
+        """Report what is missing."""
+        return [Diagnosis("square rendering", False, "no [GL] library", "apt install libegl1")]
+
+
+@pytest.mark.parametrize(("kind", "code"), [(MovingSquare, 0), (SickSquare, 4)])
+def test_doctor_prints_the_fix_of_what_is_broken(
+    kind: type[MovingSquare],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    square = Component("envs", "square", f"{__name__}:{kind.__name__}", "square-wm", "1.0")
+    monkeypatch.setattr(doctor, "components", lambda *_: [square])
+    assert main(["doctor", "--run-dir", str(tmp_path / "new" / "runs")]) == code
+    said = capsys.readouterr().out
+    assert "torch" in said
+    assert "disk" in said
+    if code:
+        assert "BAD square rendering: no [GL] library" in said
+        assert "fix  apt install libegl1" in said
+    else:
+        assert "BAD" not in said
