@@ -1,0 +1,306 @@
+"""How fast the learner updates: rate, operators, arithmetic, memory, and where the time goes.
+
+    python benchmarks/learner.py [--gin experiments/dreamerv2_metaworld.gin] [--bind "..."]
+                                 [--device cpu] [--updates 5] [--json learner.json]
+
+Agent and learner are assembled from gin as a run assembles them; batches are random bytes in the
+shape that replay would give, already on the device. No simulator is started. The rate is measured
+first, undisturbed; stages, operators and arithmetic are counted afterwards, in updates of their
+own. Settings are tried with --bind, e.g. "Learner.precision = 'bf16'" or "Segments.batch = 16".
+"""
+
+# ruff: noqa: E402  the source roots come before the packages below
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / source) for source in ("platform", "plugins")]
+
+import torch
+from tensordict import TensorDict
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from wmplatform import assembly
+from wmplatform.config import load
+from wmplatform.replay import Segments
+from wmplatform.training.launch import choose_device
+from wmplatform.training.learner import Learner
+from wmplatform.types import EnvSpec
+
+STAGES = ("forward", "backward", "optimizer", "after")
+
+
+@dataclass
+class Report:
+    """What was measured, of updates after the warm-up."""
+
+    device: str
+    batch: list[int]
+    parameters: int
+    update_s: float
+    """Median wall time of an update."""
+    updates_per_s: float
+    spread: float
+    """Slowest over fastest update."""
+    operators: int
+    """ATen operators of an update, views included."""
+    kernels: int
+    """Those that are no views; on an accelerator, about the number of launches."""
+    gflops: float
+    """Arithmetic of one update in 1e9 floating-point operations (convolutions, products)."""
+    gflops_per_s: float
+    peak_memory_mib: float
+    """Of the device; on a CPU the largest resident memory of this process."""
+    stages: dict[str, dict[str, float]]
+    """Seconds by phase and stage."""
+    operators_by_phase: dict[str, dict[str, int]]
+    most_frequent: dict[str, int]
+
+
+class OperatorCount(TorchDispatchMode):
+    """Counts ATen operators as they are dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+        self.views = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count and run one operator."""
+        self.names[str(func)] += 1
+        self.views += bool(getattr(func, "is_view", False))
+        return func(*args, **(kwargs or {}))
+
+
+class Stages:
+    """Adds up what each stage of each phase took: seconds, or operators."""
+
+    def __init__(self, learner: Learner, measure: Callable[[], float]) -> None:
+        self.learner, self.measure = learner, measure
+        self.found: dict[str, dict[str, float]] = {}
+        self._phase = ""
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Wrap the learner's stages; they are bare again afterwards."""
+        learner, plan = self.learner, self.learner.plan
+        gradients, run = learner._gradients, learner._run
+        optimizers = [(o, o.clip, o.step) for o in learner.optimizers.values()]
+        learner.plan = [_with(phase, self) for phase in plan]
+        learner._gradients = self.timed("backward", gradients)  # type: ignore[method-assign]
+        learner._run = self._entered(run)  # type: ignore[method-assign]
+        for optimizer, clip, step in optimizers:
+            optimizer.clip = self.timed("optimizer", clip)  # type: ignore[method-assign]
+            optimizer.step = self.timed("optimizer", step)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            learner.plan = plan
+            learner._gradients, learner._run = gradients, run  # type: ignore[method-assign]
+            for optimizer, clip, step in optimizers:
+                optimizer.clip, optimizer.step = clip, step  # type: ignore[method-assign]
+
+    def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Add what a call takes to a stage of the running phase."""
+
+        def call(*args: Any) -> Any:
+            before = self.measure()
+            result = function(*args)
+            stages = self.found.setdefault(self._phase, dict.fromkeys(STAGES, 0.0))
+            stages[stage] += self.measure() - before
+            return result
+
+        return call
+
+    def _entered(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(phase: Any, update: Any) -> Any:
+            self._phase = phase.name
+            return run(phase, update)
+
+        return call
+
+
+def _with(phase: Any, stages: Stages) -> Any:
+    """The same phase with its forward pass and its hook measured."""
+    after = stages.timed("after", phase.after) if phase.after else None
+    return type(phase)(phase.name, stages.timed("forward", phase.compute), after)
+
+
+def synthetic(spec: EnvSpec, request: Any, device: torch.device) -> TensorDict:
+    """Random records in the shape that `request` asks replay for."""
+    segments = isinstance(request, Segments)
+    lead = (request.batch, request.length) if segments else (request.batch,)
+    stack = 1 if segments else request.stack
+
+    def observations() -> dict[str, torch.Tensor]:
+        return {
+            key: _random(lead, value, stack, device) for key, value in spec.observations.items()
+        }
+
+    action = torch.rand(*lead, spec.action.size, device=device) * 2 - 1
+    if spec.action.kind == "discrete":
+        action = torch.nn.functional.one_hot(action.argmax(-1), spec.action.size).float()
+    columns: dict[str, Any] = {**observations(), "action": action}
+    columns["reward"] = torch.rand(lead, device=device)
+    if not segments:
+        columns |= {"discount": torch.full(lead, 0.97, device=device), "next": observations()}
+        return TensorDict(columns, batch_size=lead, device=device)
+    for name in ("is_first", "is_last", "is_terminal"):
+        columns[name] = torch.zeros(lead, dtype=torch.bool, device=device)
+    columns["is_first"][:, 0] = True
+    return TensorDict(columns, batch_size=lead, device=device)
+
+
+def _random(lead: tuple[int, ...], array: Any, stack: int, device: torch.device) -> torch.Tensor:
+    if array.dtype != "uint8":
+        return torch.randn(*lead, *array.shape, device=device)
+    shape = (*lead, stack * array.shape[0], *array.shape[1:])
+    return torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after everything that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def measure(learner: Learner, batch: TensorDict, updates: int, warmup: int) -> Report:
+    """Measure a learner on one batch."""
+    device = learner.agent.device
+    for _ in range(warmup):
+        learner.update(batch)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = []
+    for _ in range(updates):
+        before = now(device)
+        learner.update(batch)
+        seconds.append(now(device) - before)
+    peak_memory_mib = _peak_memory_mib(device)
+    stages = Stages(learner, lambda: now(device))
+    with stages.attached():
+        learner.update(batch)
+    count, by_phase = count_operators(learner, batch)
+    with FlopCounterMode(display=False) as flops:
+        learner.update(batch)
+    gflops, update_s = flops.get_total_flops() / 1e9, statistics.median(seconds)
+    return Report(
+        device=_device_name(device),
+        batch=list(batch.batch_size),
+        parameters=sum(p.numel() for p in learner.agent.parameters()),
+        update_s=update_s,
+        updates_per_s=1 / update_s,
+        spread=max(seconds) / min(seconds),
+        operators=count.names.total(),
+        kernels=count.names.total() - count.views,
+        gflops=gflops,
+        gflops_per_s=gflops / update_s,
+        peak_memory_mib=peak_memory_mib,
+        stages=stages.found,
+        operators_by_phase=by_phase,
+        most_frequent=dict(count.names.most_common(12)),
+    )
+
+
+def count_operators(
+    learner: Learner, batch: TensorDict
+) -> tuple[OperatorCount, dict[str, dict[str, int]]]:
+    """Count the operators of one update, and those of each stage that are no views."""
+    with OperatorCount() as count:
+        stages = Stages(learner, lambda: float(count.names.total() - count.views))
+        with stages.attached():
+            learner.update(batch)
+    return count, {
+        phase: {stage: int(value) for stage, value in found.items()}
+        for phase, found in stages.found.items()
+    }
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores"
+
+
+def show(report: Report, title: str) -> None:
+    """Print a report as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = Table(title=title, show_header=False)
+    rows = {
+        "device": report.device,
+        "batch": " x ".join(map(str, report.batch)),
+        "parameters": f"{report.parameters:,}",
+        "updates per s": f"{report.updates_per_s:.3g} (slowest / fastest {report.spread:.2f})",
+        "ATen operators per update": f"{report.operators:,}, {report.kernels:,} without views",
+        "arithmetic per update": f"{report.gflops:,.1f} GFLOP",
+        "arithmetic per second": f"{report.gflops_per_s:,.1f} GFLOP/s",
+        "peak memory": f"{report.peak_memory_mib:,.0f} MiB",
+    }
+    for name, value in rows.items():
+        summary.add_row(name, value)
+    split = Table("phase", *STAGES, title="Milliseconds (share of the update; operators, no views)")
+    total_s = sum(sum(stages.values()) for stages in report.stages.values())
+    for phase, stages in report.stages.items():
+        counts = report.operators_by_phase[phase]
+        cells = [
+            f"{1e3 * stages[s]:,.1f} ({stages[s] / total_s:.0%}; {counts[s]:,})" for s in STAGES
+        ]
+        split.add_row(phase, *cells)
+    console = Console()
+    console.print(summary, split)
+
+
+def main() -> None:
+    """Assemble, measure, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    default = ROOT / "experiments" / "dreamerv2_metaworld.gin"
+    parser.add_argument("--gin", type=Path, action="append", help=f"default: {default.name}")
+    parser.add_argument("--bind", action="append", default=[], help="a gin binding; repeatable")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--updates", type=int, default=5, help="updates that are timed")
+    parser.add_argument("--warmup", type=int, default=1, help="updates before them")
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    files = options.gin or [default]
+    config = load(files, options.bind)
+    spec = assembly.build_adapter(config).spec()
+    device = torch.device(choose_device(options.device))
+    agent = assembly.build_agent(config, spec).to(device)
+    learner: Learner = assembly.build_part(config, "learner", agent)
+    batch = synthetic(spec, learner.data, device)
+    report = measure(learner, batch, options.updates, options.warmup)
+    show(report, ", ".join(file.stem for file in files))
+    if options.json is not None:
+        numbers = {"files": [file.name for file in files], "bind": options.bind, **asdict(report)}
+        options.json.write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
