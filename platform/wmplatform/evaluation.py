@@ -98,7 +98,7 @@ class EvaluationResult:
 
         Args:
             length: records of each; fewer where an episode is shorter.
-            clips: B, in all.
+            clips: B, in all; fewer where the episodes do not hold so many different ones.
 
         Returns:
             Records `[B, T, ...]`, or None where nothing was recorded.
@@ -107,12 +107,14 @@ class EvaluationResult:
         if not takes:
             return None
         length = min([length, *(len(take["is_first"]) for take in takes)])
-        cuts = []
+        chosen: dict[tuple[int, int], dict[str, NDArray[Any]]] = {}
         for number in range(clips):
-            take = takes[number % len(takes)]
-            turn, turns = number // len(takes), -(-clips // len(takes))
+            which, turn = number % len(takes), number // len(takes)
+            take, turns = takes[which], -(-clips // len(takes))
             start = (len(take["is_first"]) - length) * turn // max(1, turns - 1)
-            cuts.append({key: value[start : start + length] for key, value in take.items()})
+            cut = {key: value[start : start + length] for key, value in take.items()}
+            chosen[which, start] = cut  # a short episode may give the same segment again
+        cuts = list(chosen.values())
         return {key: torch.from_numpy(np.stack([cut[key] for cut in cuts])) for key in cuts[0]}
 
 
