@@ -43,7 +43,13 @@ def _python() -> Diagnosis:
 
 def _requirements() -> Iterator[Diagnosis]:
     """Compare installed versions with what this package declares."""
-    for text in metadata.requires("wmplatform") or []:
+    try:
+        declared = metadata.requires("wmplatform") or []
+    except metadata.PackageNotFoundError:
+        fix = "pip install -e .   # in the checkout; `make quickstart` does it"
+        yield Diagnosis("wmplatform", False, "not installed, so no versions are known", fix)
+        return
+    for text in declared:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
