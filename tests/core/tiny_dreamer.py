@@ -82,7 +82,9 @@ def segments(seed: int = 0, *, batch: int = 3, length: int = 5, spec: EnvSpec = 
     )
 
 
-def learner_of(agent: Agent, *, precision: str = "fp32", **adam: Any) -> Learner:
+def learner_of(
+    agent: Agent, *, precision: str = "fp32", compile_parts: tuple[str, ...] = (), **adam: Any
+) -> Learner:
     """DreamerV2's three optimiser groups; `adam` overrides their settings."""
     rates = {"model": 3e-4, "actor": 8e-5, "critic": 8e-5}
     prefixes = {"model": "world_model", "actor": "behavior.actor", "critic": "behavior.critic"}
@@ -91,4 +93,5 @@ def learner_of(agent: Agent, *, precision: str = "fp32", **adam: Any) -> Learner
         groups={name: (prefix,) for name, prefix in prefixes.items()},
         optimizers={name: partial(Adam, **({"lr": lr} | adam)) for name, lr in rates.items()},
         precision=precision,
+        compile_parts=compile_parts,
     )
