@@ -132,15 +132,28 @@ class RSSMCell(nn.Module):
         """Embedding's share of the posterior, `[*lead, E]` to `[*lead, hidden]`."""
         return F.linear(embed, self.obs_out.weight[:, self.deter :], self.obs_out.bias)
 
-    def advance(self, stoch_NS: Tensor, deter_ND: Tensor, action_NH: Tensor) -> Tensor:
+    def stoch_weight(self) -> Tensor:
+        """Share of the input layer that reads the stochastic state; take it before a loop.
+
+        A slice in the loop would build a gradient of the whole layer at every step.
+        """
+        return self.img_in.weight[:, : self.stoch]
+
+    def deter_weight(self) -> Tensor:
+        """Share of the posterior's layer that reads the deterministic state."""
+        return self.obs_out.weight[:, : self.deter]
+
+    def advance(
+        self, stoch_NS: Tensor, deter_ND: Tensor, action_NH: Tensor, weight: Tensor
+    ) -> Tensor:
         """One recurrent step: previous state and projected action to the next `[N, D]`."""
-        x = F.elu(action_NH + F.linear(stoch_NS, self.img_in.weight[:, : self.stoch]))
+        x = F.elu(action_NH + F.linear(stoch_NS, weight))
         h: Tensor = self.gru(x, deter_ND)
         return h
 
-    def posterior(self, deter: Tensor, embed_proj: Tensor) -> Tensor:
+    def posterior(self, deter: Tensor, embed_proj: Tensor, weight: Tensor) -> Tensor:
         """Posterior logits fp32 `[*lead, G, K]` from `[*lead, D]` and the projected embedding."""
-        x = F.elu(embed_proj + F.linear(deter, self.obs_out.weight[:, : self.deter]))
+        x = F.elu(embed_proj + F.linear(deter, weight))
         return self.grouped(self.obs_dist(x))
 
     def prior(self, deter: Tensor) -> Tensor:
@@ -268,11 +281,12 @@ class RSSM(LatentDynamics):
         first_T = is_first.unbind(1)
         noise_T = cell.noise(length, batch, like=carry["deter"], deterministic=deterministic)
         stoch, deter = carry["stoch"], carry["deter"]
+        from_stoch, from_deter = cell.stoch_weight(), cell.deter_weight()
         stochs, deters, posts = [], [], []
         for t in range(length):
             stoch, deter = self._reset(first_T[t], stoch, deter)
-            deter = cell.advance(stoch, deter, action_T[t])
-            post = cell.posterior(deter, embed_T[t])
+            deter = cell.advance(stoch, deter, action_T[t], from_stoch)
+            post = cell.posterior(deter, embed_T[t], from_deter)
             stoch = sample_one_hot(post, noise_T[t]).flatten(1)
             stochs.append(stoch)
             deters.append(deter)
@@ -295,8 +309,9 @@ class RSSM(LatentDynamics):
         del context
         cell = self.cell
         stoch, deter = self._reset(is_first, carry["stoch"], carry["deter"])
-        deter = cell.advance(stoch, deter, cell.project_action(self._actions(action, is_first)))
-        post = cell.posterior(deter, cell.project_embed(embeds[self.embed]))
+        action_NH = cell.project_action(self._actions(action, is_first))
+        deter = cell.advance(stoch, deter, action_NH, cell.stoch_weight())
+        post = cell.posterior(deter, cell.project_embed(embeds[self.embed]), cell.deter_weight())
         noise = cell.noise(len(is_first), like=deter, deterministic=deterministic)
         state = {"stoch": sample_one_hot(post, noise).flatten(1), "deter": deter}
         return state, state
@@ -317,12 +332,14 @@ class RSSM(LatentDynamics):
         state = {"stoch": carry["stoch"], "deter": carry["deter"]}
         rows = len(state["deter"])
         noise_H = cell.noise(horizon, rows, like=state["deter"], deterministic=deterministic)
+        from_stoch = cell.stoch_weight()
         stochs, deters, actions = [], [], []
         features = self.features(start, "policy")
         for i in range(horizon):
             action = policy[:, i] if isinstance(policy, Tensor) else policy(features)
             padded = F.pad(action, (0, self._pad)) if self._pad else action
-            deter = cell.advance(state["stoch"], state["deter"], cell.project_action(padded))
+            action_NH = cell.project_action(padded)
+            deter = cell.advance(state["stoch"], state["deter"], action_NH, from_stoch)
             stoch = sample_one_hot(cell.prior(deter), noise_H[i]).flatten(1)
             state = {"stoch": stoch, "deter": deter}
             features = self.features(state, "policy")
