@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from wmplatform.envs import Frame, PlatformEnv, Simulator
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvAdapter, EnvSpec
 
-SPEC = EnvSpec(
-    {"pixels": ArraySpec((3, 4, 4), "uint8")}, ActionSpec(2), signals={"success": "max"}
-)
+SPEC = EnvSpec({"pixels": ArraySpec((3, 4, 4), "uint8")}, ActionSpec(2), signals={"success": "max"})
 
 
 class Counter(Simulator):
