@@ -103,6 +103,9 @@ class RSSMCell(nn.Module):
         embed: width of the posterior's embedding input.
     """
 
+    img_in: nn.Linear
+    obs_out: nn.Linear
+
     def __init__(
         self,
         action: int,
@@ -365,7 +368,7 @@ class RSSM(LatentDynamics):
             keep = (~first).to(deter.dtype).unsqueeze(-1)
             return stoch * keep, deter * keep
         gone = first.unsqueeze(-1)
-        return torch.where(gone, 0.0, stoch), torch.where(gone, 0.0, deter)
+        return stoch.masked_fill(gone, 0.0), deter.masked_fill(gone, 0.0)
 
     def _actions(self, actions: Tensor | None, is_first: Tensor) -> Tensor:
         if actions is None:
