@@ -139,11 +139,9 @@ class WorldModel(nn.Module):
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of all losses: images, divergences, heads."""
-        images = tuple(_image_name(key, self.decoder.keys) for key in self._decoded())
+        keys = self.decoder.keys if self.decoder else ()
+        images = tuple(_image_name(key, keys) for key in keys)
         return (*images, *self.dynamics.loss_names, *self.heads)
-
-    def _decoded(self) -> Sequence[str]:
-        return self.decoder.keys if self.decoder else ()
 
     def view_spec(self, view: str) -> FeatureSpec:
         """Spec of a view of the dynamics.

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt
 from tensordict import TensorDict
 
 from wmplatform.agent import Agent
-from wmplatform.checkpoint import Checkpoints, DiskFull
+from wmplatform.checkpoint import Checkpoints, DiskFull, UnreadableCheckpoint
 from wmplatform.collect import Collection, EpisodeStats
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
@@ -23,6 +23,7 @@ from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.logging import Progress, RunLogger
 from wmplatform.replay import CapacityTooLarge, Replay, prune
 from wmplatform.run_folder import RunFolder
+from wmplatform.saved_agent import load_agent_state
 from wmplatform.signals import StopRequest
 from wmplatform.training.clock import Clock
 from wmplatform.training.learner import Learner
@@ -310,19 +311,20 @@ class OnlineRun:
 
     def _prune(self) -> None:
         """Delete chunks of records that no kept checkpoint needs."""
-        kept = [
-            self.checkpoints.load_part("replay", generation)
-            for generation in self.checkpoints.generations()
-        ]
+        try:
+            kept = [
+                self.checkpoints.load_part("replay", generation)
+                for generation in self.checkpoints.generations()
+            ]
+        except UnreadableCheckpoint as error:
+            # Somebody may still want to mend it: then nothing that it could need is deleted.
+            self.progress.console.print(f"old records are kept\n{error}", highlight=False)
+            return
         prune(self.folder.replay, kept)
 
     def state_dict(self, manifest: Any) -> dict[str, Any]:
         """Everything one generation holds."""
-        agent = {
-            name: part.state_dict()
-            for name, part in self.agent.named_children()
-            if part is not None
-        }
+        agent = {name: part.state_dict() for name, part in self.agent.named_children()}
         return {
             **agent,
             "learner": self.learner.state_dict(),
@@ -349,8 +351,7 @@ class OnlineRun:
         state = self.checkpoints.load(generation)
         if generation is not None:
             self.checkpoints.set_aside(generation)
-        for name, part in self.agent.named_children():
-            part.load_state_dict(state[name])
+        load_agent_state(self.agent, state)
         self.learner.load_state_dict(state["learner"])
         self.replay.restore(self.folder.replay, state["replay"])
         self.logger.load_state_dict(state["logger"])

@@ -55,7 +55,7 @@ class Adam:
                 where eps counts about 30 times more in the first steps).
             frozen_updates: the learning rate is 0 for this many updates, while the moments move.
         """
-        self.parameters = [p for p in parameters if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in parameters if p.requires_grad]
         self.lr, self.eps, self.betas = Schedule(lr), eps, betas
         self.clip_norm, self.weight_decay, self.decay = clip_norm, weight_decay, decay
         self.eps_correction, self.frozen_updates = eps_correction, frozen_updates
@@ -63,9 +63,6 @@ class Adam:
         self.second = [torch.zeros_like(p) for p in self.parameters]
         device = self.parameters[0].device if self.parameters else "cpu"
         self.steps = [torch.zeros((), device=device) for _ in self.parameters]
-        self._fused = bool(self.parameters) and all(
-            p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters
-        )
 
     def rate(self, updates: int) -> float:
         """Learning rate of the update with this index, counted from 0."""

@@ -108,7 +108,7 @@ class Actor(nn.Module):
         # One layer of two outputs: Glorot bounds would differ from two layers', so draw them apart.
         self.mlp = MLP(inputs, outputs, layers=layers, units=units, norm=norm, act=act)
         if action.kind == "continuous":
-            for half in self.mlp.out.weight.data.chunk(2, 0):
+            for half in self.mlp.out.weight.detach().chunk(2, 0):
                 nn.init.xavier_uniform_(half)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -234,7 +234,8 @@ class ImaginationActorCritic(Behavior):
     @torch.no_grad()
     def copy_slow_critic(self) -> None:
         """Move the slow critic by its fraction towards the critic."""
-        slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        slow: list[Tensor] = list(self.slow_critic.parameters())
+        fast: list[Tensor] = list(self.critic.parameters())
         torch._foreach_lerp_(slow, fast, self.slow_fraction)
 
     def _objectives(self, agent: Agent, update: Update) -> Sequence[Objective]:

@@ -4,11 +4,13 @@ Shape letters: N product of leading dims, C H W image.
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 __all__ = ["MLP", "Act", "Norm", "ResidualBlock", "dense", "flatten_lead", "glorot_"]
 
@@ -18,7 +20,7 @@ Act = Literal["elu", "relu", "silu"]
 _ACTS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
-def glorot_(module: nn.Module) -> nn.Module:
+def glorot_(module: _Layer) -> _Layer:
     """Initialise one linear or convolution layer: Glorot-uniform weights, zero bias. Returns it."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
@@ -29,7 +31,7 @@ def glorot_(module: nn.Module) -> nn.Module:
 
 def dense(inputs: int, units: int, norm: Norm = "none", act: Act = "elu") -> nn.Sequential:
     """One Glorot-initialised linear layer, an optional LayerNorm (eps 1e-3), an activation."""
-    layers = [glorot_(nn.Linear(inputs, units))]
+    layers: list[nn.Module] = [glorot_(nn.Linear(inputs, units))]
     if norm == "layer":
         layers.append(nn.LayerNorm(units, eps=1e-3))
     return nn.Sequential(*layers, _ACTS[act]())
