@@ -226,12 +226,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def replay_part(frames: int, repeats: int) -> Any:
+def replay_part(repeats: int) -> Any:
     """Measure replay, where `data_replay.py` lies beside this file: `measure_replay` and `show`."""
     if not (Path(__file__).parent / "data_replay.py").exists():
         return None
     module = importlib.import_module("data_replay")
-    rates = module.measure_replay(frames=frames, repeats=repeats)
+    rates = module.measure_replay(repeats=4 * repeats)
     module.show(rates)
     return rates
 
@@ -251,7 +251,7 @@ def main() -> None:
         show(rates)
         report["envs"] = [asdict(rate) for rate in rates]
     if options.only != "envs":
-        report["replay"] = replay_part(options.frames, options.repeats)
+        report["replay"] = replay_part(options.repeats)
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
