@@ -83,7 +83,12 @@ def segments(seed: int = 0, *, batch: int = 3, length: int = 5, spec: EnvSpec = 
 
 
 def learner_of(
-    agent: Agent, *, precision: str = "fp32", compile_parts: tuple[str, ...] = (), **adam: Any
+    agent: Agent,
+    *,
+    precision: str = "fp32",
+    compile_parts: tuple[str, ...] = (),
+    capture: bool = False,
+    **adam: Any,
 ) -> Learner:
     """DreamerV2's three optimiser groups; `adam` overrides their settings."""
     rates = {"model": 3e-4, "actor": 8e-5, "critic": 8e-5}
@@ -94,4 +99,5 @@ def learner_of(
         optimizers={name: partial(Adam, **({"lr": lr} | adam)) for name, lr in rates.items()},
         precision=precision,
         compile_parts=compile_parts,
+        capture=capture,
     )

@@ -174,30 +174,29 @@ def test_captured_gradients_equal_eager_ones(name: str) -> None:
         assert_allclose(a.cpu(), b.cpu(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_captured_update_equals_the_eager_one() -> None:
-    """The whole update in one CUDA graph: both phases and the optimisers' steps."""
-    eager, made = learner(lr=1e-2), learner(lr=1e-2)
-    start, optimizers = weights(made), made.state_dict()["optimizers"]
-    moments = [[t.clone() for t in v] for o in optimizers.values() for v in o.values()]
-    batch = batch_for(made)
-    warmed_up(lambda: made.update(batch))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        metrics = made.update(batch)
-    made.agent.load_state_dict(start)
-    live = [v for o in made.state_dict()["optimizers"].values() for v in o.values()]
-    for saved, tensors in zip(moments, live, strict=True):
-        for old, tensor in zip(saved, tensors, strict=True):
-            tensor.copy_(old)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_captured_updates_equal_eager_ones(name: str) -> None:
+    """Eager warm-up, capture and replays; learning rates that change are seen by the graphs."""
+    rate = {"lr": "linear(1e-2, 1e-3, 8)"}
+    eager, captured = learner(name, **rate), learner(name, capture=True, **rate)
+    run(eager, eager.update, updates=8)
+    run(captured, captured.update, updates=8)
+    assert_same_weights(captured, eager, 1e-3)
+    assert captured.updates == eager.updates
 
-    def replay(found: TensorDict) -> None:
-        batch.copy_(found)
-        graph.replay()
 
-    run(eager, eager.update)
-    run(made, replay)
-    assert_same_weights(made, eager, 1e-3)
-    assert bool(metrics["model_loss"].isfinite())
+def test_a_captured_update_skips_what_is_not_finite() -> None:
+    made = learner(capture=True)
+    run(made, made.update, updates=5)
+    before = weights(made)
+    bad = batch_for(made)
+    bad["reward"][0, 0] = float("nan")
+    made.update(bad)
+    assert float(made.bad_updates) == 1
+    for name, value in weights(made).items():
+        assert torch.equal(value, before[name]), name
+    run(made, made.update, updates=1)
+    assert float(made.bad_streak) == 0
 
 
 def test_a_compiled_update_equals_the_eager_one() -> None:

@@ -89,6 +89,11 @@ class Behavior(nn.Module, ABC):
         leaves it out (model-free), puts its own phases around it, or joins it.
         """
 
+    @property
+    def capturable(self) -> bool:
+        """Whether the plan can run from a CUDA graph: no number in it changes with a clock."""
+        return True
+
     def view_specs(self) -> Mapping[str, FeatureSpec]:
         """Views this behavior reads, for `describe`; none by default."""
         return {}

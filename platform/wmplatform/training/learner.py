@@ -17,6 +17,7 @@ from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.factory import Factory
 from wmplatform.interfaces.behavior import Objective, Phase, Update
 from wmplatform.replay import Segments, Transitions
+from wmplatform.training.capture import CapturedPlan
 from wmplatform.training.optim import Adam
 from wmplatform.types import Batch, Metrics
 
@@ -45,6 +46,7 @@ class Learner:
         loss_scale: Annotated[float, Ge(1.0)] = 65536.0,
         max_bad_updates: Annotated[int, Ge(1)] = 20,
         compile_parts: tuple[str, ...] = (),
+        capture: bool = False,
     ) -> None:
         """Match parameters with optimisers.
 
@@ -58,6 +60,7 @@ class Learner:
             loss_scale: first loss scale of fp16; grows and backs off by itself.
             max_bad_updates: so many updates in a row that are not finite end the run.
             compile_parts: names of submodules to compile, e.g. `("world_model.encoder",)`.
+            capture: run updates from CUDA graphs; on other devices they stay eager.
 
         Raises:
             BadGroups: a trainable parameter is in no group or in two.
@@ -92,8 +95,25 @@ class Learner:
             for buffer in (module.running_mean, module.running_var)
             if buffer is not None
         ]
+        self._captured: CapturedPlan | None = None
+        if capture and device.type == "cuda":
+            self._capture_plan(device)
         for path in compile_parts:
             agent.get_submodule(path).compile(dynamic=False)
+
+    def _capture_plan(self, device: torch.device) -> None:
+        """Run from CUDA graphs from now on.
+
+        Raises:
+            BadGroups: a number of the plan changes with a clock; a graph would freeze it.
+        """
+        behavior = self.agent.behavior
+        if behavior is not None and not behavior.capturable:
+            raise BadGroups(
+                f"{type(behavior).__name__} has a schedule, which a CUDA graph would freeze",
+                hint="set Learner.capture = False, or make the schedule a constant",
+            )
+        self._captured = CapturedPlan(self.plan, self._run, device)
 
     def update(self, batch: Batch, agent_steps: int = 0) -> Metrics:
         """Run the plan once.
@@ -105,17 +125,28 @@ class Learner:
         Returns:
             Scalars on the device.
         """
-        update = Update(batch, updates=self.updates, agent_steps=agent_steps)
-        bad = torch.zeros((), device=self._scale.device)
-        for phase in self.plan:
-            bad = torch.maximum(bad, self._run(phase, update))
+        for optimizer in self.optimizers.values():
+            optimizer.set_rate(self.updates)
+        bad, metrics = self._run_plan(batch, agent_steps)
         self.bad_updates = self.bad_updates + bad
         self.bad_streak = (self.bad_streak + 1) * bad
         if self.precision == "fp16":
             self._adapt_scale(bad)
         self.updates += 1
-        update.metrics["skipped_updates"] = self.bad_updates
-        return update.metrics
+        metrics["skipped_updates"] = self.bad_updates
+        return metrics
+
+    def _run_plan(self, batch: Batch, agent_steps: int) -> tuple[Tensor, Metrics]:
+        """Run all phases; returns 1 if any was skipped, else 0, and the metrics."""
+        if self._captured:
+            return self._captured(batch, self.updates, agent_steps)
+        update = Update(batch, updates=self.updates, agent_steps=agent_steps)
+        bad = torch.zeros((), device=self._scale.device)
+        for phase in self.plan:
+            bad = torch.maximum(bad, self._run(phase, update))
+            if phase.after:
+                phase.after(update)
+        return bad, update.metrics
 
     def _run(self, phase: Phase, update: Update) -> Tensor:
         """Run one phase; returns 1 if a gradient was not finite and the step skipped, else 0."""
@@ -129,19 +160,19 @@ class Learner:
         for old, now in zip(before, self._statistics, strict=True):
             now.copy_(torch.where(finite, now, old))
         for group, group_grads in grads.items():
-            self.optimizers[group].step(group_grads, self.updates, skip)
+            self.optimizers[group].step(group_grads, skip)
             update.metrics[f"{group}_grad_norm"] = norms[group]
         for objective in objectives:
             update.metrics[f"{objective.name}_loss"] = objective.loss.detach()
-        if phase.after:
-            phase.after(update)
         return skip
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self._scale.device.type, dtype=dtype)
+        # The cache of cast weights must not outlive a captured graph's memory.
+        cache = None if self._captured is None else False
+        return torch.autocast(self._scale.device.type, dtype=dtype, cache_enabled=cache)
 
     def _gradients(self, objectives: Sequence[Objective]) -> dict[str, list[Tensor]]:
         """Gradients of each group under `trains`, summed over objectives; nothing else moves.

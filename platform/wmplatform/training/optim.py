@@ -63,6 +63,10 @@ class Adam:
         self.second = [torch.zeros_like(p) for p in self.parameters]
         device = self.parameters[0].device if self.parameters else "cpu"
         self.steps = [torch.zeros((), device=device) for _ in self.parameters]
+        self._rate: float | Tensor = 0.0
+        if torch.device(device).type == "cuda":
+            self._rate = torch.zeros((), device=device)
+        self.set_rate(0)
 
     def rate(self, updates: int) -> float:
         """Learning rate of the update with this index, counted from 0."""
@@ -76,16 +80,25 @@ class Adam:
             torch._foreach_mul_(grads, (self.clip_norm / (norm + 1e-6)).clamp_max(1.0))
         return norm
 
+    def set_rate(self, updates: int) -> None:
+        """Set the learning rate for the update with this index, counted from 0.
+
+        On an accelerator the rate is a tensor, so that a captured graph sees it change.
+        """
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(self.rate(updates))
+        else:
+            self._rate = self.rate(updates)
+
     @torch.no_grad()
-    def step(self, grads: list[Tensor], updates: int, skip: Tensor) -> None:
-        """Go one step.
+    def step(self, grads: list[Tensor], skip: Tensor) -> None:
+        """Go one step, at the learning rate of `set_rate`.
 
         Args:
             grads: clipped, one for each parameter.
-            updates: index of this update, the clock of the learning rate.
             skip: float scalar; 1 leaves parameters and moments as they are, bit for bit.
         """
-        lr = self.rate(updates)
+        lr = self._rate
         if self.decay != "l2" and self.weight_decay:
             share = self.weight_decay * (lr if self.decay == "adamw" else 1.0)
             torch._foreach_mul_(self.parameters, 1.0 - share * (1.0 - skip))
@@ -94,7 +107,7 @@ class Adam:
         else:
             self._step_tensorflow(grads, lr, skip)
 
-    def _step_fused(self, grads: list[Tensor], lr: float, skip: Tensor) -> None:
+    def _step_fused(self, grads: list[Tensor], lr: float | Tensor, skip: Tensor) -> None:
         torch._foreach_add_(self.steps, 1.0)
         torch._fused_adam_(
             self.parameters,
@@ -115,7 +128,7 @@ class Adam:
         )
         torch._foreach_sub_(self.steps, [skip] * len(self.steps))
 
-    def _step_tensorflow(self, grads: list[Tensor], lr: float, skip: Tensor) -> None:
+    def _step_tensorflow(self, grads: list[Tensor], lr: float | Tensor, skip: Tensor) -> None:
         """Adam as TensorFlow 2 computes it: eps joins the uncorrected second moment."""
         keep = 1.0 - skip
         beta1, beta2 = self.betas

@@ -211,6 +211,11 @@ class ImaginationActorCritic(Behavior):
         self.slow_critic = MLP(values, 1, layers=layers, units=units, norm=norm, act=act)
         self.slow_critic.requires_grad_(False)
 
+    @property
+    def capturable(self) -> bool:
+        """Whether entropy scale and mix are constants."""
+        return self.entropy_scale.constant and self.mix.constant
+
     def policy(self, features: Features) -> Distribution:
         """Distribution over actions for the view `policy`."""
         return self.actor.distribution(self.actor(as_vector(features)))

@@ -1,0 +1,108 @@
+"""Whole phases of an update as CUDA graphs.
+
+An eager update is limited by launching some ten thousand small kernels; a graph launches them at
+once. Each phase is captured after a few eager updates: its losses, gradients, clipping and
+optimiser steps. What depends on the clock stays outside: hooks after a phase run eagerly, and
+learning rates are tensors that are filled before each replay.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from wmplatform.interfaces.behavior import Phase, Update
+from wmplatform.types import Batch, Metrics
+
+__all__ = ["CapturedPlan"]
+
+_EAGER_UPDATES = 3
+"""Updates before the capture: lazy initialisations of libraries must not be recorded."""
+
+
+class CapturedPlan:
+    """Runs a plan eagerly at first, then from CUDA graphs.
+
+    Batches must keep their keys, shapes and dtypes. Random numbers come from the device's default
+    generator, which graphs advance as eager kernels do, so captured and eager updates draw the
+    same numbers.
+
+    Args:
+        plan: phases in order.
+        run: runs one phase on an update and returns a tensor that says whether it was skipped.
+        device: a CUDA device.
+    """
+
+    def __init__(
+        self, plan: Sequence[Phase], run: Callable[[Phase, Update], Tensor], device: torch.device
+    ) -> None:
+        self._plan, self._run, self._device = plan, run, device
+        self._eager = 0
+        self._stream = torch.cuda.Stream(device)
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._skips: list[Tensor] = []
+        self._static: Update | None = None
+
+    def __call__(self, batch: Batch, updates: int, agent_steps: int) -> tuple[Tensor, Metrics]:
+        """Run all phases; returns whether any was skipped, a scalar, and the metrics.
+
+        Metrics are overwritten by the next call: read or add them up before.
+        """
+        if self._eager < _EAGER_UPDATES:
+            self._eager += 1
+            return self._warm_up(Update(batch, updates=updates, agent_steps=agent_steps))
+        update = self._load(batch, updates, agent_steps)
+        if not self._graphs:
+            self._capture(update)
+        bad = torch.zeros((), device=self._device)
+        for phase, graph, skip in zip(self._plan, self._graphs, self._skips, strict=True):
+            graph.replay()
+            bad = torch.maximum(bad, skip)
+            if phase.after:
+                phase.after(update)
+        return bad, dict(update.metrics)
+
+    def _warm_up(self, update: Update) -> tuple[Tensor, Metrics]:
+        """Run eagerly on a side stream, as captures need it."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        bad = torch.zeros((), device=self._device)
+        with torch.cuda.stream(self._stream):
+            for phase in self._plan:
+                bad = torch.maximum(bad, self._run(phase, update))
+                if phase.after:
+                    phase.after(update)
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return bad, update.metrics
+
+    def _load(self, batch: Batch, updates: int, agent_steps: int) -> Update:
+        """Copy a batch into the memory that the graphs read."""
+        if self._static is None:
+            self._static = Update(_copy(batch))
+        else:
+            for key, mine in self._static.batch.items():
+                _copy_into(mine, batch[key])
+        self._static.updates, self._static.agent_steps = updates, agent_steps
+        return self._static
+
+    def _capture(self, update: Update) -> None:
+        """Record every phase; later phases read what earlier ones left in the update's memory."""
+        pool = torch.cuda.graph_pool_handle()
+        for phase in self._plan:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+                skip = self._run(phase, update)
+            self._graphs.append(graph)
+            self._skips.append(skip)
+
+
+def _copy(batch: Batch) -> dict[str, Tensor | TensorDict]:
+    return {key: batch[key].clone() for key in batch.keys()}  # noqa: SIM118
+
+
+def _copy_into(mine: Tensor | TensorDict, new: Tensor | TensorDict) -> None:
+    if isinstance(mine, Tensor):
+        assert isinstance(new, Tensor)
+        mine.copy_(new, non_blocking=True)
+    else:
+        mine.update_(new)
