@@ -42,7 +42,7 @@ class Counter(Simulator):
 
     def observe(self) -> dict[str, np.ndarray]:
         image = np.zeros((3, 4, 4), np.uint8)
-        image[0] = self.tick
+        image[0] = self.tick % 256
         image[1] = self.seed % 251
         image[2] = int(self.total * 10) % 256
         if self.drift:
