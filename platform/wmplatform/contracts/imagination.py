@@ -20,7 +20,7 @@ from wmplatform.contracts.probes import (
     snapshot,
 )
 from wmplatform.contracts.segments import DynamicsCase, draw_segment
-from wmplatform.interfaces.latent_dynamics import Imagined, LatentDynamics, Observed
+from wmplatform.interfaces.latent_dynamics import Imagined, LatentDynamics
 from wmplatform.types import ActionSpec, Carry, Context, Features, Latent, TensorTree, tree_map
 
 __all__ = [
@@ -176,21 +176,6 @@ def feature_sums(dynamics: LatentDynamics, states: Latent) -> list[Tensor]:
             weights = torch.linspace(0.5, 1.5, part.shape[-1] if part.dim() else 1)
             sums.append((part * weights).mean() + part.square().mean())
     return sums
-
-
-def imagined_sums(
-    dynamics: LatentDynamics, case: DynamicsCase, observed: Observed, context: Context | None
-) -> list[Tensor]:
-    """As `feature_sums`, of states imagined from the observed ones; empty where none can be."""
-    if not dynamics.capabilities.supports_imagination:
-        return []
-    latent, carry = dynamics.starts(observed)
-    rows = leaves(latent)[0].shape[0]
-    actions = draw_actions(case.action, (rows, 1), case.seed)
-    context = _repeat(context, rows)
-    with seeded(case.seed):
-        states = dynamics.imagine(latent, carry, actions, 1, context=context).states
-    return feature_sums(dynamics, states)
 
 
 class _Start:

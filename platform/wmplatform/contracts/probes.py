@@ -120,8 +120,8 @@ def finite(tree: TensorTree) -> bool:
 
 
 def equal(a: TensorTree, b: TensorTree) -> bool:
-    """Bitwise equality; NaN equals NaN."""
-    return _compare(a, b, lambda x, y: torch.equal(_bits(x), _bits(y)))
+    """Equality without tolerance; NaN equals NaN."""
+    return _compare(a, b, lambda x, y: bool(((x == y) | ((x != x) & (y != y))).all()))
 
 
 def close(a: TensorTree, b: TensorTree) -> bool:
@@ -204,7 +204,9 @@ def require_some_gradient(losses: Iterable[Tensor], inputs: Sequence[Tensor], wh
     for loss in losses:
         if not loss.requires_grad:
             continue
-        found: list[Tensor | None] = list(torch.autograd.grad(loss, inputs, allow_unused=True))
+        found: list[Tensor | None] = list(
+            torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+        )
         grads = [g for g in found if g is not None]
         require(finite(grads), f"the gradient that reaches {where} is not finite")
         if any(bool((g != 0).any()) for g in grads):
@@ -295,15 +297,11 @@ def _random_state() -> dict[str, bytes]:
     return states
 
 
+@torch.no_grad()
 def _compare(a: TensorTree, b: TensorTree, agree: Callable[[Tensor, Tensor], bool]) -> bool:
     xs, ys = leaves(a), leaves(b)
     same_shapes = [x.shape for x in xs] == [y.shape for y in ys]
     return same_shapes and all(agree(x, y) for x, y in zip(xs, ys, strict=True))
-
-
-def _bits(x: Tensor) -> Tensor:
-    """Raw bytes, so that NaN equals NaN."""
-    return x.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _largest_difference(a: TensorTree, b: TensorTree) -> float:

@@ -76,9 +76,8 @@ def check(
         raise CannotCheck(
             f"there are no checks for {group!r}", hint=f"known: {', '.join(sorted(_CHECKS))}"
         )
-    make = partial(component, **settings_of(component, settings))
-    wiring = wiring_of(component)
-    report = _CHECKS[name](_Maker(make, component), wiring, {"seed": seed, "collect": collect})
+    make = _Maker(component, settings_of(component, settings))
+    report = _CHECKS[name](make, wiring_of(component), {"seed": seed, "collect": collect})
     report.component = _name(component)
     return report
 
@@ -109,20 +108,20 @@ class _Refused(Exception):
 
 
 class _Maker:
-    """A factory whose failures say which component could not be built, and with what."""
+    """A factory whose failures say which component could not be built, and why."""
 
-    def __init__(self, make: Callable[..., Any], component: Callable[..., Any]) -> None:
-        self.make, self.component = make, component
+    def __init__(self, component: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+        self.component, self.settings = component, settings
 
     def __call__(self, *wiring: Any) -> Any:  # noqa: ANN401 - any component
         """Build it.
 
         Raises:
-            CannotCheck: wrong settings.
+            CannotCheck: wrong settings, or an error of its own.
             _Refused: the component raised `ValueError`.
         """
         try:
-            inspect.signature(self.make).bind(*wiring)
+            inspect.signature(self.component).bind(*wiring, **self.settings)
         except TypeError as error:
             raise CannotCheck(
                 f"{_name(self.component)} cannot be built: {error}",
@@ -130,9 +129,11 @@ class _Maker:
                 "contract_settings() gives it settings for checks",
             ) from error
         try:
-            return self.make(*wiring)
+            return self.component(*wiring, **self.settings)
         except ValueError as error:
             raise _Refused(str(error)) from error
+        except Exception as error:
+            raise _cannot(self, f"{type(error).__name__}: {error}") from error
 
 
 Options = Mapping[str, Any]

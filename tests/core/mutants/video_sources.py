@@ -1,0 +1,112 @@
+"""Video sources that each break one law."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from wmplatform.interfaces import Video
+
+from ..reference_components import SyntheticVideos
+
+
+class RotatesItsOrder(SyntheticVideos):
+    calls = 0
+
+    def videos(self) -> list[Video]:
+        self.calls += 1
+        videos = super().videos()
+        return videos[self.calls % 3 :] + videos[: self.calls % 3]
+
+
+class OrderDependsOnTheCopy(SyntheticVideos):
+    made = 0
+
+    def __init__(self, *, count: int = 3, length: int = 4) -> None:
+        super().__init__(count=count, length=length)
+        type(self).made += 1
+        self.number = self.made
+
+    def videos(self) -> list[Video]:
+        return super().videos()[:: -1 if self.number % 2 else 1]
+
+
+class RepeatsKeys(SyntheticVideos):
+    def videos(self) -> list[Video]:
+        return [*super().videos(), Video("clip-0", label="again")]
+
+
+class HasNoVideos(SyntheticVideos):
+    def videos(self) -> list[Video]:
+        return []
+
+
+class ChannelsLast(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        yield from (np.moveaxis(frame, 0, -1) for frame in super().frames(video))
+
+
+class GivesFloats(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        yield from (frame / np.float32(255) for frame in super().frames(video))
+
+
+class ReusesItsBuffer(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        buffer = np.zeros(self.frame_shape, np.uint8)
+        for frame in super().frames(video):
+            buffer[:] = frame
+            yield buffer
+
+
+class HasNoFrames(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        yield from list(super().frames(video))[:0]
+
+
+class DecodesAtRandom(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        for frame in super().frames(video):
+            yield frame ^ np.uint8(np.random.default_rng().integers(1, 256))
+
+
+class DecodesLessEachTime(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        yield from super().frames(video)
+        self.length = max(1, self.length - 1)
+
+
+class YieldsGarbage(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        known = video.key in [each.key for each in self.videos()]
+        yield from super().frames(video if known else Video("clip-0"))
+
+
+class RaisesWithoutTheKey(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        try:
+            yield from super().frames(video)
+        except ValueError as error:
+            raise ValueError("cannot decode") from error
+
+
+class RaisesSomethingElse(SyntheticVideos):
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        keys = {each.key: each for each in self.videos()}
+        yield from super().frames(keys[video.key])
+
+
+MUTANTS = {
+    RotatesItsOrder: "law_1_keys_are_stable_and_unique",
+    OrderDependsOnTheCopy: "law_1_keys_are_stable_and_unique",
+    RepeatsKeys: "law_1_keys_are_stable_and_unique",
+    HasNoVideos: "law_1_keys_are_stable_and_unique",
+    ChannelsLast: "law_2_frames_are_as_declared",
+    GivesFloats: "law_2_frames_are_as_declared",
+    ReusesItsBuffer: "law_2_frames_are_as_declared",
+    HasNoFrames: "law_2_frames_are_as_declared",
+    DecodesAtRandom: "law_2_frames_are_the_same_every_time",
+    DecodesLessEachTime: "law_2_frames_are_the_same_every_time",
+    YieldsGarbage: "law_3_undecodable_raises_with_its_key",
+    RaisesWithoutTheKey: "law_3_undecodable_raises_with_its_key",
+    RaisesSomethingElse: "law_3_undecodable_raises_with_its_key",
+}

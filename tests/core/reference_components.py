@@ -1,0 +1,533 @@
+"""Small healthy components of every interface; the mutants are these with one thing broken.
+
+Besides the plain ones there are the shapes that are easy to forget: a branched model with several
+embeddings that uses up its first record, and a sliding-window model whose carry is no state.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from wmplatform.agent import Agent
+from wmplatform.contracts.reference import (
+    LinearContinueHead,
+    LinearEncoder,
+    LinearRewardHead,
+    RecurrentDynamics,
+)
+from wmplatform.distributions import OneHot, TruncatedNormal, UnitNormal
+from wmplatform.images import to_centred
+from wmplatform.interfaces import (
+    Augmentation,
+    Behavior,
+    Capabilities,
+    ContextEncoder,
+    Decoder,
+    Explorer,
+    Imagined,
+    Intrinsic,
+    LatentDynamics,
+    LossBalancer,
+    Objective,
+    Observed,
+    Phase,
+    Update,
+    Video,
+    VideoSource,
+)
+from wmplatform.types import (
+    ActionSpec,
+    ArraySpec,
+    Carry,
+    Context,
+    Distribution,
+    Features,
+    FeatureSpec,
+    Latent,
+    Metrics,
+    Mode,
+    Policy,
+    select_where,
+    tree_map,
+)
+
+__all__ = [
+    "ActorCritic",
+    "BonusExplorer",
+    "BranchedDynamics",
+    "ContextDecoder",
+    "LearnedBalancer",
+    "LinearContinueHead",
+    "LinearEncoder",
+    "LinearRewardHead",
+    "OptionalContextDecoder",
+    "PlainDecoder",
+    "RandomFrame",
+    "RecurrentDynamics",
+    "Shift",
+    "SyntheticVideos",
+    "WeighedBalancer",
+    "WindowDynamics",
+]
+
+
+class BranchedDynamics(LatentDynamics):
+    """Two branches on two embeddings; one of them reads no action. Drops record 0.
+
+    States are nested, features of the view `decode` come in parts, and `observe` says with
+    `records` that the first record has no state.
+    """
+
+    loss_names = ("kl_ctrl", "kl_free")
+
+    def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
+        super().__init__()
+        self.ctrl = RecurrentDynamics(embeds, action, embed="ctrl")
+        self.free = RecurrentDynamics(embeds, action, embed="free")
+
+    @property
+    def views(self) -> frozenset[str]:
+        return frozenset({"policy", "value", "reward", "decode"})
+
+    def feature_spec(self, view: str) -> FeatureSpec:
+        ctrl, free = self.ctrl.feature_spec("policy"), self.free.feature_spec("policy")
+        assert isinstance(ctrl, ArraySpec)
+        assert isinstance(free, ArraySpec)
+        return {"ctrl": ctrl, "free": free} if view == "decode" else ctrl
+
+    def features(self, state: Latent, view: str) -> Features:
+        ctrl = self.ctrl.features(state["ctrl"], view)
+        free = self.free.features(state["free"], view)
+        assert isinstance(ctrl, Tensor)
+        assert isinstance(free, Tensor)
+        return {"ctrl": ctrl, "free": free} if view == "decode" else ctrl
+
+    def initial(self, batch: int, device: torch.device | str = "cpu") -> Carry:
+        return {"ctrl": self.ctrl.initial(batch, device), "free": self.free.initial(batch, device)}
+
+    def observe(
+        self,
+        embeds: Mapping[str, Tensor],
+        actions: Tensor | None,
+        is_first: Tensor,
+        carry: Carry | None = None,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> Observed:
+        assert actions is not None
+        parts = {}
+        for name, branch, a in self._branches(actions):
+            start = None if carry is None else carry[name]
+            parts[name] = branch.observe(embeds, a, is_first, start, deterministic=deterministic)
+        states = {name: tree_map(lambda x: x[:, 1:], p.states) for name, p in parts.items()}
+        return Observed(states, {n: p.carry for n, p in parts.items()}, slice(1, None), parts)
+
+    def _branches(self, action: Tensor) -> list[tuple[str, RecurrentDynamics, Tensor]]:
+        return [("ctrl", self.ctrl, action), ("free", self.free, torch.zeros_like(action))]
+
+    def observe_step(
+        self,
+        embeds: Mapping[str, Tensor],
+        action: Tensor | None,
+        is_first: Tensor,
+        carry: Carry,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Latent, Carry]:
+        assert action is not None
+        out = {
+            name: branch.observe_step(embeds, a, is_first, carry[name], deterministic=deterministic)
+            for name, branch, a in self._branches(action)
+        }
+        return {n: o[0] for n, o in out.items()}, {n: o[1] for n, o in out.items()}
+
+    def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
+        found = {
+            f"kl_{name}": branch.losses(observed.aux[name])[0]["kl"]
+            for name, branch in (("ctrl", self.ctrl), ("free", self.free))
+        }
+        return found, {}
+
+    def imagine(
+        self,
+        start: Latent,
+        carry: Carry,
+        policy: Policy | Tensor,
+        horizon: int,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> Imagined:
+        ctrl = self.ctrl.imagine(
+            start["ctrl"], carry["ctrl"], policy, horizon, deterministic=deterministic
+        )
+        still = torch.zeros_like(ctrl.actions)
+        free = self.free.imagine(
+            start["free"], carry["free"], still, horizon, deterministic=deterministic
+        )
+        return Imagined({"ctrl": ctrl.states, "free": free.states}, ctrl.actions)
+
+    @classmethod
+    def contract_wiring(cls) -> dict[str, Any]:
+        return {"embeds": {"ctrl": ArraySpec((8,)), "free": ArraySpec((7,))}}
+
+
+class WindowDynamics(LatentDynamics):
+    """Attends to the last few records through a ring of past inputs; no recurrence.
+
+    The carry is a window of inputs with a mask, which is no state and has no time axis to stack.
+    Episodes cannot start inside a segment.
+    """
+
+    WINDOW = 3
+    capabilities = Capabilities(resets_mid_sequence=False, max_horizon=2)
+    loss_names = ("next",)
+
+    def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
+        super().__init__()
+        self.embed, self.action = embeds["embed"].shape[0], action.size
+        self.inputs = nn.Linear(self.embed + action.size, 6)
+        self.mix = nn.Linear(6 * self.WINDOW, 6)
+        self.predict = nn.Linear(6 + action.size, self.embed)
+
+    @property
+    def views(self) -> frozenset[str]:
+        return frozenset({"policy", "value", "reward", "decode"})
+
+    def feature_spec(self, view: str) -> FeatureSpec:
+        return ArraySpec((6,))
+
+    def features(self, state: Latent, view: str) -> Features:
+        hidden: Tensor = state["hidden"]
+        return hidden
+
+    def initial(self, batch: int, device: torch.device | str = "cpu") -> Carry:
+        window = torch.zeros(batch, self.WINDOW, self.embed + self.action, device=device)
+        return {"window": window, "used": torch.zeros(batch, self.WINDOW, device=device).bool()}
+
+    def _push(self, carry: Carry, x: Tensor) -> tuple[Latent, Carry]:
+        window = torch.cat([carry["window"][:, 1:], x[:, None]], 1)
+        used = torch.cat([carry["used"][:, 1:], torch.ones_like(carry["used"][:, :1])], 1)
+        safe = torch.where(used[..., None], window, torch.zeros_like(window))
+        hidden = torch.tanh(self.mix(torch.tanh(self.inputs(safe)).flatten(1)))
+        state = {"hidden": hidden, "embed": x[:, : self.embed]}
+        return state, {"window": window, "used": used}
+
+    def observe_step(
+        self,
+        embeds: Mapping[str, Tensor],
+        action: Tensor | None,
+        is_first: Tensor,
+        carry: Carry,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Latent, Carry]:
+        assert action is not None
+        carry = select_where(is_first, self.initial(len(action)), carry)
+        action = torch.where(is_first[:, None], torch.zeros_like(action), action)
+        return self._push(carry, torch.cat([embeds["embed"], action], -1))
+
+    def observe(
+        self,
+        embeds: Mapping[str, Tensor],
+        actions: Tensor | None,
+        is_first: Tensor,
+        carry: Carry | None = None,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> Observed:
+        assert actions is not None
+        carry = self.initial(len(is_first)) if carry is None else carry
+        states, windows = [], []
+        for t in range(is_first.shape[1]):
+            embed = {name: x[:, t] for name, x in embeds.items()}
+            state, carry = self.observe_step(embed, actions[:, t], is_first[:, t], carry)
+            states.append(state)
+            windows.append(carry)
+        stacked = tree_map(lambda *x: torch.stack(x, 1), *states)
+        return Observed(stacked, carry, aux={"windows": windows, "actions": actions})
+
+    def starts(self, observed: Observed) -> tuple[Latent, Carry]:
+        states = tree_map(lambda x: x.detach().flatten(0, 1), observed.states)
+        carry = tree_map(lambda *x: torch.stack(x, 1).flatten(0, 1), *observed.aux["windows"])
+        return states, self.detach(carry)
+
+    def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
+        hidden, embed = observed.states["hidden"], observed.states["embed"]
+        guess = self.predict(torch.cat([hidden[:, :-1], observed.aux["actions"][:, 1:]], -1))
+        return {"next": (guess - embed[:, 1:].detach()).square().mean()}, {}
+
+    def imagine(
+        self,
+        start: Latent,
+        carry: Carry,
+        policy: Policy | Tensor,
+        horizon: int,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> Imagined:
+        state, states, actions = start, [], []
+        for i in range(horizon):
+            known = isinstance(policy, Tensor)
+            action = policy[:, i] if known else policy(self.features(state, "policy"))  # type: ignore[index, operator]
+            embed = self.predict(torch.cat([state["hidden"], action], -1))
+            if not deterministic:
+                embed = embed + torch.randn_like(embed)
+            state, carry = self._push(carry, torch.cat([embed, action], -1))
+            states.append(state)
+            actions.append(action)
+        return Imagined(tree_map(lambda *x: torch.stack(x, 1), *states), torch.stack(actions, 1))
+
+
+class PlainDecoder(Decoder):
+    """One linear layer from features to the image."""
+
+    def __init__(
+        self,
+        features: FeatureSpec,
+        observations: Mapping[str, ArraySpec],
+        context: Mapping[str, ArraySpec] | None = None,
+    ) -> None:
+        super().__init__()
+        assert isinstance(features, ArraySpec)
+        self.shape = observations["pixels"].shape
+        self.linear = nn.Linear(features.shape[0], int(np.prod(self.shape)))
+
+    def forward(
+        self, features: Features, context: Context | None = None
+    ) -> dict[str, Distribution]:
+        if context is not None:
+            raise ValueError("no context, please")
+        return {"pixels": UnitNormal(self.image(features), event_dims=3)}
+
+    def image(self, features: Features) -> Tensor:
+        x: Tensor = self.linear(features)
+        return x.unflatten(-1, self.shape)
+
+
+class ContextDecoder(PlainDecoder):
+    """Adds a projection of the segment's context to every frame of its row."""
+
+    context: Literal["refused", "optional", "required"] = "required"
+
+    def __init__(
+        self,
+        features: FeatureSpec,
+        observations: Mapping[str, ArraySpec],
+        context: Mapping[str, ArraySpec] | None = None,
+    ) -> None:
+        super().__init__(features, observations)
+        assert context is not None
+        self.static = nn.Linear(context["static"].shape[0], int(np.prod(self.shape)))
+
+    def forward(
+        self, features: Features, context: Context | None = None
+    ) -> dict[str, Distribution]:
+        if context is None:
+            raise ValueError("the context is missing")
+        return {"pixels": UnitNormal(self.image(features) + self.background(context), 3)}
+
+    def background(self, context: Context) -> Tensor:
+        x: Tensor = self.static(context["static"])
+        return x.unflatten(-1, self.shape).unsqueeze(1)
+
+    @classmethod
+    def contract_wiring(cls) -> dict[str, Any]:
+        return {"context": {"static": ArraySpec((5,))}}
+
+
+class OptionalContextDecoder(ContextDecoder):
+    """Works without a context too."""
+
+    context = "optional"
+
+    def forward(
+        self, features: Features, context: Context | None = None
+    ) -> dict[str, Distribution]:
+        if context is None:
+            return {"pixels": UnitNormal(self.image(features), 3)}
+        return super().forward(features, context)
+
+
+class RandomFrame(ContextEncoder):
+    """One random frame a segment, encoded by a linear layer."""
+
+    def __init__(
+        self, observations: Mapping[str, ArraySpec], *, width: Annotated[int, Ge(1)] = 5
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.linear = nn.Linear(int(np.prod(observations["pixels"].shape)), width)
+
+    @property
+    def context_specs(self) -> Mapping[str, ArraySpec]:
+        return {"static": ArraySpec((self.width,))}
+
+    @torch.no_grad()
+    def select(self, pixels: Tensor, observed: int | None = None) -> Tensor:
+        rows = torch.arange(pixels.shape[0])
+        index = torch.randint(observed or pixels.shape[1], (len(rows),))
+        return to_centred(pixels[rows, index]).unsqueeze(1)
+
+    def forward(self, frames: Tensor) -> Context:
+        return {"static": torch.tanh(self.linear(frames.mean(1).flatten(1)))}
+
+
+class BonusExplorer(Explorer):
+    """Decaying action noise, and a bonus for features far from their running mean."""
+
+    view = "policy"
+
+    def __init__(self, action: ActionSpec, views: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(action)
+        spec = views["policy"]
+        assert isinstance(spec, ArraySpec)
+        self.register_buffer("center", torch.zeros(spec.shape))
+        self.center: Tensor
+
+    def act(self, policy: Distribution, mode: Mode, agent_steps: int) -> Tensor:
+        if mode == "eval" or self.action.kind == "discrete":
+            return super().act(policy, mode, agent_steps)
+        noise = torch.randn_like(policy.mean) / (1 + agent_steps)
+        return (policy.sample() + noise).clamp(-1, 1)
+
+    def intrinsic(self, features: Features) -> Intrinsic | None:
+        assert isinstance(features, Tensor)
+        x = features.detach()
+        bonus = (x - self.center).norm(dim=-1)
+        self.center.lerp_(x.mean((0, 1)), 0.1)
+        return Intrinsic(bonus[:, :-1], {"bonus": bonus.mean()})
+
+
+class WeighedBalancer(LossBalancer):
+    """Weights by name; those of weight 0 are left out."""
+
+    def __init__(self, names: Sequence[str], *, off: tuple[str, ...] = ("kl",)) -> None:
+        super().__init__(names)
+        self.off = off
+
+    def needed(self, name: str) -> bool:
+        return name not in self.off
+
+    def forward(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        total = torch.stack([x for name, x in losses.items() if self.needed(name)]).sum()
+        return total, {"total": total.detach()}
+
+
+class LearnedBalancer(WeighedBalancer):
+    """A learned scale for each loss: L / s + log(1 + s)."""
+
+    def __init__(self, names: Sequence[str], *, off: tuple[str, ...] = ("kl",)) -> None:
+        super().__init__(names, off=off)
+        self.log_scales = nn.Parameter(torch.zeros(len(self.names)))
+
+    def forward(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        scales = dict(zip(self.names, self.log_scales.exp(), strict=True))
+        used = {name: x for name, x in losses.items() if self.needed(name)}
+        terms = [x / scales[name] + torch.log1p(scales[name]) for name, x in used.items()]
+        return torch.stack(terms).sum(), {f"scale_{n}": scales[n].detach() for n in used}
+
+
+class Shift(Augmentation):
+    """Roll each image by its own offset of up to `pad` pixels."""
+
+    def __init__(self, *, pad: Annotated[int, Ge(1)] = 2) -> None:
+        super().__init__()
+        self.pad = pad
+
+    def forward(self, images: Tensor) -> Tensor:
+        width = images.shape[-1]
+        offset = torch.randint(-self.pad, self.pad + 1, (len(images), 1))
+        index = (torch.arange(width) + offset) % width
+        return images.gather(-1, index[:, None, None, :].expand_as(images))
+
+
+class SyntheticVideos(VideoSource):
+    """Noise, but the same noise each time."""
+
+    def __init__(self, *, count: Annotated[int, Ge(1)] = 3, length: int = 4) -> None:
+        self.count, self.length = count, length
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        return (3, 8, 8)
+
+    def videos(self) -> list[Video]:
+        return [Video(f"clip-{i}") for i in range(self.count)]
+
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        keys = [each.key for each in self.videos()]
+        if video.key not in keys:
+            raise ValueError(f"cannot decode {video.key!r}")
+        rng = np.random.default_rng(keys.index(video.key))
+        for _ in range(self.length):
+            yield rng.integers(256, size=self.frame_shape, dtype=np.uint8)
+
+
+class ActorCritic(Behavior):
+    """Imagined rewards for the actor, their mean for the critic, and a slow critic.
+
+    The returns are normalised by a running scale, so there is a buffer that changes.
+    """
+
+    needs_imagination = True
+    horizon = 2
+
+    def __init__(self, views: Mapping[str, FeatureSpec], action: ActionSpec) -> None:
+        super().__init__()
+        spec = views["policy"]
+        assert isinstance(spec, ArraySpec)
+        self.action = action
+        self.actor = nn.Linear(spec.shape[0], action.size)
+        self.critic = nn.Linear(spec.shape[0], 1)
+        self.slow = nn.Linear(spec.shape[0], 1).requires_grad_(False)
+        self.register_buffer("scale", torch.ones(()))
+        self.scale: Tensor
+
+    def policy(self, features: Features) -> Distribution:
+        raw = self.actor(features)
+        if self.action.kind == "discrete":
+            return OneHot(raw)
+        return TruncatedNormal(raw.tanh(), torch.full_like(raw, 0.5))
+
+    def plan(self, agent: Agent) -> Sequence[Phase]:
+        model = agent.world_model
+
+        def compute(update: Update) -> Sequence[Objective]:
+            start, carry = model.dynamics.starts(update.memory["observed"])
+            imagined = model.dynamics.imagine(
+                start, carry, lambda f: self.policy(f).sample(), self.horizon
+            )
+            features = model.dynamics.features(imagined.states, "value")
+            reward = model.predict("reward", imagined.states).mean
+            self.scale.lerp_(reward.detach().abs().mean(), 0.1)
+            value = self.critic(features.detach()).squeeze(-1)  # type: ignore[union-attr]
+            target = (reward + self.slow(features).squeeze(-1)).detach()
+            return self.objectives(reward / self.scale, (value - target).square().mean())
+
+        def copy(update: Update) -> None:
+            with torch.no_grad():
+                for slow, fast in zip(
+                    self.slow.parameters(), self.critic.parameters(), strict=True
+                ):
+                    slow.lerp_(fast, 0.5)
+
+        return [model.phase(agent.explorer), Phase("behavior", compute, self.hook(agent, copy))]
+
+    def objectives(self, reward: Tensor, critic_loss: Tensor) -> Sequence[Objective]:
+        return [
+            Objective("actor", -reward.mean(), ("behavior.actor",)),
+            Objective("critic", critic_loss, ("behavior.critic",)),
+        ]
+
+    def hook(self, agent: Agent, copy: Any) -> Any:
+        return copy

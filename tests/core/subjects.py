@@ -1,0 +1,57 @@
+"""What the contract tests run on: every registered component, and small references beside them."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import pytest
+
+from wmplatform import registry
+from wmplatform.contracts.laws import Law, NotApplicable
+from wmplatform.contracts.run import settings_of, wiring_of
+
+__all__ = ["Subject", "holds", "subjects"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A component and how to build it small."""
+
+    name: str
+    load: Callable[[], Callable[..., Any]]
+
+    @cached_property
+    def component(self) -> Callable[..., Any]:
+        """Class or function; imported when first used."""
+        return self.load()
+
+    @property
+    def wiring(self) -> Mapping[str, Any]:
+        """Specs that it is checked with."""
+        return wiring_of(self.component)
+
+    def make(self, *wiring: Any) -> Any:
+        """Build it with its settings for checks."""
+        return self.component(*wiring, **settings_of(self.component))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def subjects(group: str, *references: Callable[..., Any]) -> pytest.MarkDecorator:
+    """Parametrise `subject` over all registered components of a group, and some references."""
+    found = [Subject(c.selector, c.load) for c in registry.components(group)]
+    found += [Subject(r.__name__, partial(_same, r)) for r in references]
+    return pytest.mark.parametrize("subject", found, ids=str)
+
+
+def holds(law: Law[...], *args: Any, **kwargs: Any) -> None:
+    """Run a law; one that does not concern the component holds."""
+    with suppress(NotApplicable):
+        law(*args, **kwargs)
+
+
+def _same(component: Callable[..., Any]) -> Callable[..., Any]:
+    return component
