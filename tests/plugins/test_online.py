@@ -170,6 +170,13 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert kept == [line for line in lines(tmp_path / "two") if "eval/return" in line]
 
 
+def test_prefetching_resumes_exactly_too(tmp_path: Path, repo_root: Path) -> None:
+    ahead = {"Online.prefetch": "True", "Online.total_agent_steps": "60"}
+    one = play(tmp_path / "one", repo_root, bind=ahead)
+    play(tmp_path / "two", repo_root, bind=ahead, stop=StopAfter(45))
+    assert_same(one, play(tmp_path / "two", repo_root, bind=ahead))
+
+
 def test_too_many_bad_updates_stop_the_run_and_save_the_batch(
     tmp_path: Path, repo_root: Path
 ) -> None:

@@ -21,7 +21,7 @@ from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
 from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.logging import Progress, RunLogger
-from wmplatform.replay import CapacityTooLarge, Replay, prune
+from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, prune
 from wmplatform.run_folder import RunFolder
 from wmplatform.saved_agent import load_agent_state
 from wmplatform.signals import StopRequest
@@ -65,6 +65,7 @@ class Online:
         save_every_s: Annotated[float, Gt(0.0)] = 1_200.0,
         keep_checkpoints: Annotated[int, Ge(1)] = 2,
         replay_device: Literal["auto", "learner", "cpu"] = "auto",
+        prefetch: bool = False,
     ) -> None:
         """Keep the settings; nothing is started.
 
@@ -86,6 +87,8 @@ class Online:
             save_every_s: seconds after which one is saved even so.
             keep_checkpoints: newest generations that stay.
             replay_device: `auto` keeps records on the learner's device where there is room.
+            prefetch: draw the next batch in a thread while the learner works; it then lacks the
+                newest records. Repeats and resumes bit for bit as well.
         """
         self.env, self.agent, self.learner = env, agent, learner
         self.replay, self.collection, self.evaluation = replay, collection, evaluation
@@ -95,6 +98,7 @@ class Online:
         self.eval_every, self.log_every = eval_every, log_every
         self.save_every, self.save_every_s = save_every, save_every_s
         self.keep_checkpoints, self.replay_device = keep_checkpoints, replay_device
+        self.prefetch = prefetch
 
     def run(
         self, folder: RunFolder, *, seed: int, device: str = "cpu", resume_from: int | None = None
@@ -153,6 +157,9 @@ class OnlineRun:
         self.evaluation = settings.evaluation()
         self.progress = Progress(settings.total_agent_steps)
         self.replay = self._build_replay()
+        self.prefetcher: Prefetcher | None = None
+        if settings.prefetch:
+            self.prefetcher = Prefetcher(self.replay, self.learner.data, self.device)
         self.logger = RunLogger(folder.path, progress=self.progress)
         self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)
         self.clock = Clock(settings.save_every_s)
@@ -235,7 +242,10 @@ class OnlineRun:
 
     def learn(self) -> None:
         """Make one update."""
-        batch = self.learner.data.sample(self.replay)
+        if self.prefetcher:
+            batch = self.prefetcher.sample()
+        else:
+            batch = self.learner.data.sample(self.replay)
         if batch.device != self.device:
             batch = batch.to(self.device, non_blocking=True)
         self.logger.add(self.learner.update(batch, self.agent_steps))
@@ -330,6 +340,7 @@ class OnlineRun:
             "learner": self.learner.state_dict(),
             "collection": self.collection.state_dict(),
             "replay": manifest,
+            "prefetch": self.prefetcher.state_dict() if self.prefetcher else {"ready": None},
             "logger": self.logger.state_dict(),
             "loop": {
                 "counters": self.counters,
@@ -354,6 +365,8 @@ class OnlineRun:
         load_agent_state(self.agent, state)
         self.learner.load_state_dict(state["learner"])
         self.replay.restore(self.folder.replay, state["replay"])
+        if self.prefetcher:
+            self.prefetcher.load_state_dict(state["prefetch"])
         self.logger.load_state_dict(state["logger"])
         self._load_loop(state["loop"])
         self.collection.load_state_dict(state["collection"])
@@ -367,6 +380,8 @@ class OnlineRun:
 
     def close(self) -> None:
         """Close environments and files."""
+        if self.prefetcher:
+            self.prefetcher.close()
         self.collection.close()
         self.evaluation.close()
         self.logger.close()
