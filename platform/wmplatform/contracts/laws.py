@@ -127,7 +127,7 @@ class Report:
         except NotApplicable as why:
             self._note(Finding(law_.number, law_.name, "skipped", str(why)))
         except ContractViolation as violation:
-            self._note(Finding(law_.number, law_.name, "broken", violation.what))
+            self._note(Finding(violation.law, law_.name, "broken", violation.what))
             self.violations.append(violation)
             if not self.collect:
                 raise
@@ -156,4 +156,5 @@ class Report:
 def _line(finding: Finding) -> str:
     name = finding.name.removeprefix(f"law_{finding.law}_").replace("_", " ")
     detail = f"  ({finding.detail})" if finding.detail else ""
-    return f"  {finding.outcome:<8} law {finding.law}  {name}{detail}"
+    number = f"law {finding.law}" if finding.law else ""
+    return f"  {finding.outcome:<8} {number:<5}  {name}{detail}"
