@@ -161,7 +161,8 @@ class Agent(nn.Module):
         """Predict a segment from its beginning.
 
         The posterior sees the first `observed` records, the prior rolls out the rest under the
-        recorded actions. The context, if there is one, comes from the observed records only.
+        recorded actions, if there are any. The context, if there is one, comes from the observed
+        records only.
 
         Args:
             batch: records `[B, T, ...]`.
@@ -173,16 +174,14 @@ class Agent(nn.Module):
         model = self.world_model
         embeds = model.embed({k: batch[k][:, :observed] for k in self.spec.observations})
         context = model.context(batch, observed)
-        seen = model.dynamics.observe(
-            embeds,
-            batch["action"][:, :observed],
-            batch["is_first"][:, :observed],
-            context=context,
-        )
+        first = batch["is_first"]
+        known, following = None, first.new_zeros(*first[:, observed:].shape, 0).float()
+        if "action" in batch.keys():  # noqa: SIM118  a TensorDict needs it
+            known, following = batch["action"][:, :observed], batch["action"][:, observed:]
+        seen = model.dynamics.observe(embeds, known, first[:, :observed], context=context)
         last = tree_map(lambda x: x[:, -1], seen.states)
-        horizon = batch["action"].shape[1] - observed
         future = model.dynamics.imagine(
-            last, seen.carry, batch["action"][:, observed:], horizon, context=context
+            last, seen.carry, following, following.shape[1], context=context
         )
         states = tree_map(lambda a, b: torch.cat([a, b], 1), seen.states, future.states)
         image = next(iter(model.decode(states, context).values())).mode

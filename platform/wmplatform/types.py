@@ -46,10 +46,10 @@ Carry: TypeAlias = Any
 Context: TypeAlias = dict[str, Tensor]
 """What is constant over a segment: named tensors `[B, ...]`."""
 
-Features: TypeAlias = Tensor | dict[str, Tensor]
-"""One view of a latent: a tensor `[*lead, F]`, or several by name."""
+Features: TypeAlias = Tensor | dict[str, "Features"]
+"""One view of a latent: a tensor `[*lead, F]`, or several by name, nested where that helps."""
 
-FeatureSpec: TypeAlias = ArraySpec | Mapping[str, ArraySpec]
+FeatureSpec: TypeAlias = ArraySpec | Mapping[str, "FeatureSpec"]
 """Shape and dtype of `Features`, without leading dims."""
 
 Batch: TypeAlias = Mapping[str, Any]
@@ -99,7 +99,7 @@ class Target:
     """What a head should predict, and for which records of the segment."""
 
     values: Tensor
-    """`[B, T']`, fp32."""
+    """`[B, T']`, fp32; `[B, T', *event]` where a vector is predicted."""
     records: slice = field(default_factory=lambda: slice(None))
     """The records of the time axis that `values` belongs to; T' of them."""
 

@@ -25,7 +25,9 @@ from wmplatform.interfaces.loss_balancer import LossBalancer
 from wmplatform.interfaces.reward_head import Head
 from wmplatform.stateless import Stateless
 from wmplatform.types import (
+    ArraySpec,
     Batch,
+    Carry,
     Context,
     Distribution,
     EnvSpec,
@@ -39,6 +41,10 @@ from wmplatform.types import (
 _Part = TypeVar("_Part")
 
 __all__ = ["IncompatibleParts", "ModelLosses", "WorldModel"]
+
+
+EMBEDS = "embeds"
+"""The view of a head that reads the encoder's output instead of the latent."""
 
 
 class IncompatibleParts(PlatformError):
@@ -113,7 +119,10 @@ class WorldModel(nn.Module):
         self.context_encoder = (
             _build("context_encoder", context_encoder, observations) if context_encoder else None
         )
+        if self.context_encoder:
+            self.context_encoder.share(self.encoder)
         context_specs = self.context_encoder.context_specs if self.context_encoder else None
+        self._check_dynamics()
         self.decoder: Decoder | None = None
         if decoder:
             view = self.view_spec(_declared(decoder, "view", Decoder.view))
@@ -121,11 +130,17 @@ class WorldModel(nn.Module):
             self._check_context(self.decoder)
         self.heads = nn.ModuleDict()
         for name, make in (heads or {}).items():
-            self.heads[name] = _build(
-                f"head {name!r}", make, self.view_spec(_declared(make, "view", Head.view))
-            )
+            self.heads[name] = _build(f"head {name!r}", make, self._head_spec(make))
         self.balancer = _build("balancer", balancer or PlainSum, self.loss_names)
         self.eval()
+
+    def _check_dynamics(self) -> None:
+        if self.dynamics.capabilities.needs_context and self.context_encoder is None:
+            raise IncompatibleParts(
+                f"dynamics {type(self.dynamics).__name__} needs a context, but the model has no "
+                "context encoder",
+                hint="set WorldModel.context_encoder",
+            )
 
     def _check_context(self, decoder: Decoder) -> None:
         given, wants = self.context_encoder is not None, decoder.context
@@ -156,6 +171,14 @@ class WorldModel(nn.Module):
             )
         return self.dynamics.feature_spec(view)
 
+    def _head_spec(self, make: Factory[Head]) -> FeatureSpec:
+        """Spec of what a head reads."""
+        view = _declared(make, "view", Head.view)
+        spec = dict(self.encoder.embed_specs) if view == EMBEDS else self.view_spec(view)
+        if _declared(make, "timing", Head.timing) != "transition":
+            return spec
+        return {"before": spec, "action": ArraySpec((self.spec.action.size,)), "after": spec}
+
     def view_specs(self) -> dict[str, FeatureSpec]:
         """Specs of all views by name."""
         return {view: self.dynamics.feature_spec(view) for view in sorted(self.dynamics.views)}
@@ -175,10 +198,25 @@ class WorldModel(nn.Module):
         assert isinstance(head, Head)
         return head
 
-    def predict(self, head: str, states: Latent) -> Distribution:
-        """Predict with a head from states `[*lead, ...]`."""
+    def predict(self, head: str, states: Latent, actions: Tensor | None = None) -> Distribution:
+        """Predict with a head from states `[*lead, ...]`.
+
+        Prediction i belongs to state i, or with the timing `departure` to the state after it. A
+        head of the timing `transition` reads states `[N, K, ...]` and the actions `[N, K - 1, A]`
+        between them; prediction i, of K - 1, belongs to state i + 1.
+
+        Raises:
+            IncompatibleParts: the head reads embeddings, or needs the actions.
+        """
         module = self.head(head)
-        prediction: Distribution = module(self.dynamics.features(states, module.view))
+        if module.view == EMBEDS:
+            raise IncompatibleParts(f"head {head!r} reads embeddings, which a state does not hold")
+        features = self.dynamics.features(states, module.view)
+        if module.timing == "transition":
+            if actions is None:
+                raise IncompatibleParts(f"head {head!r} reads transitions; give it the actions")
+            features = _transition(features, actions)
+        prediction: Distribution = module(features)
         return prediction
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -212,16 +250,23 @@ class WorldModel(nn.Module):
         context: Context = self.context_encoder(frames)
         return context
 
-    def losses(self, batch: Batch, explorer: Explorer | None = None) -> ModelLosses:
+    def losses(
+        self, batch: Batch, explorer: Explorer | None = None, carry: Carry | None = None
+    ) -> ModelLosses:
         """Compute all losses of a segment `[B, T]`.
 
         Losses that the balancer does not need are computed without a graph, for the log.
+
+        Args:
+            batch: records.
+            explorer: gives the intrinsic reward, if any.
+            carry: of the record before the first one; None for the dynamics' initial one.
         """
         observations = self.observations(batch)
         embeds = self.encoder(observations)
         action = batch["action"] if "action" in batch.keys() else None  # noqa: SIM118
         context = self.context(batch)
-        observed = self.dynamics.observe(embeds, action, batch["is_first"], context=context)
+        observed = self.dynamics.observe(embeds, action, batch["is_first"], carry, context=context)
         known = observed.records
         records = {key: batch[key][:, known] for key in batch.keys()}  # noqa: SIM118
         records.update({key: value[:, known] for key, value in observations.items()})
@@ -232,9 +277,11 @@ class WorldModel(nn.Module):
             metrics.update(bonus[1])
         for name, value in self._image_losses(observed, records, context).items():
             losses[name] = value
+        embeds = {name: x[:, known] for name, x in embeds.items()}
         for name in self.heads:
             with torch.set_grad_enabled(self.balancer.needed(name) and torch.is_grad_enabled()):
-                losses[name] = self._head_loss(name, observed, records, metrics)
+                seen = self._head_features(self.head(name), observed, embeds)
+                losses[name] = self._head_loss(name, seen, records, metrics)
         return ModelLosses(losses, metrics, observed)
 
     def _intrinsic(
@@ -265,19 +312,26 @@ class WorldModel(nn.Module):
             for key, image in images.items()
         }
 
-    def _head_loss(self, name: str, observed: Observed, records: Batch, metrics: Metrics) -> Tensor:
+    def _head_features(self, head: Head, observed: Observed, embeds: dict[str, Tensor]) -> Features:
+        """What a head reads of each record, `[B, T', ...]`."""
+        features: Features = dict(embeds)
+        if head.view != EMBEDS:
+            features = self.dynamics.features(observed.states, head.view)
+        return features if head.sends_gradient else _detached(features)
+
+    def _head_loss(self, name: str, seen: Features, records: Batch, metrics: Metrics) -> Tensor:
         """Mean loss of one head: the state of record t with the scalar its timing pairs it with."""
         head = self.head(name)
         target = head.target(records)
-        features = self.dynamics.features(observed.states, head.view)
-        if not head.sends_gradient:
-            features = _detached(features)
-        features = tree_map(lambda x: x[:, target.records], features)
+        features = tree_map(lambda x: x[:, target.records], seen)
         values, weight = target.values, None
-        if head.timing == "departure":
-            features = tree_map(lambda x: x[:, :-1], features)
+        if head.timing != "arrival":
+            if head.timing == "departure":
+                features = tree_map(lambda x: x[:, :-1], features)
+            else:
+                features = _transition(features, records["action"][:, target.records][:, 1:])
             values = values[:, 1:]
-            # Nothing departs into the first record of an episode.
+            # Nothing leads into the first record of an episode.
             weight = (~records["is_first"][:, target.records][:, 1:]).float()
         metrics[f"{name}_target"] = values.detach().mean()
         each = head.loss(features, values)
@@ -286,11 +340,14 @@ class WorldModel(nn.Module):
         return torch.where(weight > 0, each, 0.0).sum() / weight.sum().clamp_min(1.0)
 
     def phase(self, explorer: Explorer | None = None) -> Phase:
-        """The world model's share of an update; leaves `observed` in the update's memory."""
+        """The world model's share of an update.
+
+        Starts from `carry` in the update's memory, if there is one, and leaves `observed` there.
+        """
 
         def compute(update: Update) -> Sequence[Objective]:
             self.train()
-            found = self.losses(update.batch, explorer)
+            found = self.losses(update.batch, explorer, update.memory.get("carry"))
             total, metrics = self.balancer(found.losses)
             self.eval()
             update.memory["observed"] = found.observed
@@ -305,6 +362,17 @@ class WorldModel(nn.Module):
 
 def _image_name(key: str, keys: Sequence[str]) -> str:
     return "image" if len(keys) == 1 else f"image_{key}"
+
+
+def _transition(features: Features, actions: Tensor) -> Features:
+    """Pair features `[B, T, ...]` with the actions `[B, T - 1, A]` that led into all but the first.
+
+    What a head of the timing `transition` reads, `[B, T - 1, ...]`.
+    """
+    before, after = (
+        tree_map(lambda x, s=s: x[:, s], features) for s in (slice(-1), slice(1, None))
+    )
+    return {"before": before, "action": actions, "after": after}
 
 
 def _detached(features: Features) -> Features:

@@ -5,6 +5,7 @@ embeddings that uses up its first record, and a sliding-window model whose carry
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from wmplatform.interfaces import (
     Objective,
     Observed,
     Phase,
+    Starts,
     Update,
     Video,
     VideoSource,
@@ -255,10 +257,10 @@ class WindowDynamics(LatentDynamics):
         stacked = tree_map(lambda *x: torch.stack(x, 1), *states)
         return Observed(stacked, carry, aux={"windows": windows, "actions": actions})
 
-    def starts(self, observed: Observed) -> tuple[Latent, Carry]:
-        states = tree_map(lambda x: x.detach().flatten(0, 1), observed.states)
+    def starts(self, observed: Observed) -> Starts:
+        starts = super().starts(observed)
         carry = tree_map(lambda *x: torch.stack(x, 1).flatten(0, 1), *observed.aux["windows"])
-        return states, self.detach(carry)
+        return replace(starts, carry=self.detach(carry))
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         hidden, embed = observed.states["hidden"], observed.states["embed"]
@@ -503,9 +505,9 @@ class ActorCritic(Behavior):
         model = agent.world_model
 
         def compute(update: Update) -> Sequence[Objective]:
-            start, carry = model.dynamics.starts(update.memory["observed"])
+            start = model.dynamics.starts(update.memory["observed"])
             imagined = model.dynamics.imagine(
-                start, carry, lambda f: self.policy(f).sample(), self.horizon
+                start.states, start.carry, lambda f: self.policy(f).sample(), self.horizon
             )
             features = model.dynamics.features(imagined.states, "value")
             reward = model.predict("reward", imagined.states).mean

@@ -21,7 +21,7 @@ from wmplatform.contracts.probes import (
 )
 from wmplatform.contracts.segments import DynamicsCase, draw_segment
 from wmplatform.interfaces.latent_dynamics import Imagined, LatentDynamics
-from wmplatform.types import ActionSpec, Carry, Context, Features, Latent, TensorTree, tree_map
+from wmplatform.types import ActionSpec, Carry, Features, Latent, TensorTree, tree_map
 
 __all__ = [
     "check",
@@ -50,9 +50,9 @@ def check(report: Report, dynamics: LatentDynamics, case: DynamicsCase) -> None:
 
 @law("LatentDynamics", 4)
 def law_4_starts_are_the_observed_states(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """`starts` gives all B * T' observed states, rows first, detached."""
+    """`starts` gives detached observed states, and `rows` says which ones, rows first."""
     start = _Start(dynamics, case, grad=True)
-    flat = tree_map(lambda x: x.flatten(0, 1), start.observed.states)
+    flat = tree_map(lambda x: x.flatten(0, 1)[start.index], start.observed.states)
     for view in sorted(dynamics.views):
         with torch.no_grad():
             a, b = (dynamics.features(s, view) for s in (flat, start.latent))
@@ -201,12 +201,18 @@ class _Start:
                 context=segment.context,
                 deterministic=True,
             )
-            self.latent, self.carry = dynamics.starts(self.observed)
+            starts = dynamics.starts(self.observed)
+        self.latent, self.carry, self.index = starts.states, starts.carry, starts.rows
         lead = leaves(self.observed.states)[0].shape[:2]
         self.rows = leaves(self.latent)[0].shape[0]
-        require(self.rows == lead.numel(), f"{self.rows} start rows for states {tuple(lead)}")
+        require(
+            self.rows == len(self.index) > 0 and int(self.index.max()) < lead.numel(),
+            f"{self.rows} start rows, {len(self.index)} indices, for states {tuple(lead)}",
+        )
         self.horizon = min(HORIZON, dynamics.capabilities.max_horizon or HORIZON)
-        self.context = _repeat(segment.context, self.rows)
+        segments = self.index // lead[1]
+        context = segment.context
+        self.context = {n: x[segments] for n, x in context.items()} if context else None
 
     def actions(self) -> Tensor:
         """Random actions `[N, H, A]`."""
@@ -267,10 +273,3 @@ def _until(imagined: Imagined, i: int) -> TensorTree:
 def _at(imagined: Imagined, i: int) -> TensorTree:
     """States of output i."""
     return tree_map(lambda x: x[:, i], imagined.states)
-
-
-def _repeat(context: Context | None, rows: int) -> Context | None:
-    """Repeat each segment's context for all start rows of its segment."""
-    if context is None:
-        return None
-    return {n: x.repeat_interleave(rows // x.shape[0], 0) for n, x in context.items()}

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from wmplatform.contracts import imagination, resets
-from wmplatform.contracts.laws import Report, law, require, skip
+from wmplatform.contracts.laws import Report, fail, law, require, skip
 from wmplatform.contracts.probes import (
     actions_like,
     any_changed,
     check_array,
-    check_outputs,
     close,
     equal,
     fill_floats,
@@ -42,7 +41,7 @@ from wmplatform.contracts.segments import (
     step_through,
 )
 from wmplatform.interfaces.latent_dynamics import LatentDynamics
-from wmplatform.types import ActionSpec, ArraySpec, Carry, Features, tree_map
+from wmplatform.types import ActionSpec, ArraySpec, Carry, Features, FeatureSpec, tree_map
 
 __all__ = [
     "DynamicsCase",
@@ -296,8 +295,8 @@ def law_7_features_as_declared(dynamics: LatentDynamics, case: DynamicsCase) -> 
             whole, flat, one = (
                 dynamics.features(s, view) for s in (observed.states, folded, single)
             )
-        _check_features(view, whole, dynamics, lead)
-        _check_features(view, one, dynamics, ())
+        _check_features(view, whole, dynamics.feature_spec(view), lead)
+        _check_features(view, one, dynamics.feature_spec(view), ())
         require_unchanged(
             tree_map(lambda x: x.flatten(0, 1), whole), flat, f"folding changes the view {view}"
         )
@@ -396,12 +395,14 @@ def _set_segment_row(segment: Segment, other: Segment, row: int) -> Segment:
     return Segment(set_row(segment.embeds, other.embeds, row), actions, is_first, context)
 
 
-def _check_features(
-    view: str, features: Features, dynamics: LatentDynamics, lead: Sequence[int]
-) -> None:
-    spec = dynamics.feature_spec(view)
-    specs = {view: spec} if isinstance(spec, ArraySpec) else spec
-    parts = features if isinstance(features, dict) else {view: features}
-    for name, part in parts.items():
-        require(part.dtype == torch.float32, f"view {view}: {name} is {part.dtype}, not fp32")
-    check_outputs(parts, specs, lead)
+def _check_features(view: str, features: Features, spec: FeatureSpec, lead: Sequence[int]) -> None:
+    if isinstance(spec, ArraySpec):
+        if not isinstance(features, Tensor):
+            fail(f"view {view} is no tensor")
+        require(features.dtype == torch.float32, f"view {view} is {features.dtype}, not fp32")
+        check_array(f"view {view}", features, spec, lead)
+        return
+    if not isinstance(features, dict) or set(features) != set(spec):
+        fail(f"view {view} has not the parts it declares: {', '.join(sorted(spec))}")
+    for name, part in features.items():
+        _check_features(f"{view}/{name}", part, spec[name], lead)

@@ -84,8 +84,11 @@ def draw_specs(specs: Mapping[str, ArraySpec], lead: Sequence[int], seed: int) -
 
 
 def draw_features(spec: FeatureSpec, lead: Sequence[int], seed: int) -> Features:
-    """Draw features: a tensor, or several by name."""
-    return draw(spec, lead, seed) if isinstance(spec, ArraySpec) else draw_specs(spec, lead, seed)
+    """Draw features: a tensor, or several by name, nested like their spec."""
+    if isinstance(spec, ArraySpec):
+        return draw(spec, lead, seed)
+    parts = enumerate(spec.items())
+    return {name: draw_features(part, lead, seed + 101 * i) for i, (name, part) in parts}
 
 
 def draw_actions(action: ActionSpec, lead: Sequence[int], seed: int) -> Tensor:

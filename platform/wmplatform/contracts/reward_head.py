@@ -72,17 +72,21 @@ def check_head(
 def law_1_scalars_for_any_leading_dims(
     head: Head, features: FeatureSpec, *, lead: Sequence[int], seed: int
 ) -> None:
-    """The mean is fp32 `[*lead]`, finite, and the same for folded and for single features."""
+    """The mean is fp32 `[*lead]`, finite, and the same for folded and for single features.
+
+    Where the target is a vector, so is the mean.
+    """
     f = draw_features(features, lead, seed)
     mean = _mean(head, f)
-    check_array("the mean", mean, SCALAR, lead)
+    event = head.target(records(1, 2, seed)).values.shape[2:]
+    check_array("the mean", mean, ArraySpec(tuple(event)), lead)
     n = torch.Size(lead).numel()
     folded = tree_map(lambda x: x.reshape(n, *x.shape[len(lead) :]), f)
     require_unchanged(
-        _mean(head, folded).reshape(lead), mean, "folding the leading dims changes the mean"
+        _mean(head, folded).reshape(mean.shape), mean, "folding the leading dims changes the mean"
     )
     single = torch.stack([_mean(head, tree_map(lambda x, i=i: x[i], folded)) for i in range(n)])
-    require_unchanged(single.reshape(lead), mean, "features alone and among others differ")
+    require_unchanged(single.reshape(mean.shape), mean, "features alone and among others differ")
 
 
 @law("Head", 2)
@@ -91,7 +95,7 @@ def law_2_loss_is_one_number_a_record(head: Head, features: FeatureSpec, *, seed
     batch = records(2, 3, seed)
     target = head.target(batch)
     values = target.values
-    lead = tuple(values.shape)
+    lead = tuple(values.shape[:2])
     f = draw_features(features, lead, seed)
     with torch.no_grad():
         loss = head.loss(f, values)
@@ -131,7 +135,7 @@ def law_3_target_keeps_time(head: Head, *, length: int, t: int, seed: int) -> No
     batch = records(2, length, seed)
     target = head.target(batch)
     kept = list(range(length))[target.records]
-    check_array("the target", target.values, SCALAR, (2, len(kept)))
+    check_array("the target", target.values, ArraySpec(target.values.shape[2:]), (2, len(kept)))
     changed = head.target(_with_record(batch, t))
     others = [i for i, record in enumerate(kept) if record != t]
     require(
@@ -176,17 +180,17 @@ def law_4_learns_the_counter(
     codes = draw_features(features, (length,), seed + 3)
     states, values = pair(head, tree_map(lambda x: x[None], codes), target)
     states, values = tree_map(lambda x: x[0], states), values[0].detach()
-    offset = 1 if head.timing == "departure" else 0
+    offset = 0 if head.timing == "arrival" else 1
     if isinstance(head, RewardHead):
         rises = bool((values.diff() >= 0).all()) and float(values[-1] - values[0]) > 0
         require(rises, f"the reward counts 0, 1, 2, ... but the target is {_listed(values)}")
     mean = _fit(head, states, values, updates=600)
-    gaps = (mean[:, None] - values[None, :]).abs()
+    gaps = torch.cdist(mean.reshape(len(mean), -1), values.reshape(len(values), -1))
     for i in range(len(values)):
         nearest = int(gaps[i].argmin())
         require(
-            bool((values[nearest] - values[i]).abs() < 1e-6),
-            f"the state that should predict record {i + offset} predicts {float(mean[i]):.2f}, the "
+            bool((values[nearest] - values[i]).abs().max() < 1e-6),
+            f"the state that should predict record {i + offset} predicts {_listed(mean[i])}, the "
             f"value of record {nearest + offset} ({_listed(values)})",
         )
 
@@ -197,7 +201,7 @@ def law_5_gradients_reach_features_and_parameters(
 ) -> None:
     """The loss trains every parameter, and reaches the features where it is declared to."""
     values = head.target(records(2, 3, seed)).values
-    f = tree_map(lambda x: x.requires_grad_(), draw_features(features, values.shape, seed))
+    f = tree_map(lambda x: x.requires_grad_(), draw_features(features, values.shape[:2], seed))
     require_gradients(head.loss(f, values).sum(), head, "the loss")
     if not head.sends_gradient:
         skip("sends_gradient is False: the world model cuts the gradient")
@@ -241,7 +245,9 @@ def pair(head: Head, features: Features, target: Target) -> tuple[Features, Tens
     states: Features = tree_map(lambda x: x[:, target.records], features)
     if head.timing == "arrival":
         return states, target.values
-    return tree_map(lambda x: x[:, :-1], states), target.values[:, 1:]
+    # What a head of transitions reads is drawn as such: entry t is what led into record t.
+    there = slice(1, None) if head.timing == "transition" else slice(-1)
+    return tree_map(lambda x: x[:, there], states), target.values[:, 1:]
 
 
 def _fit(head: Head, features: Features, values: Tensor, updates: int = 400) -> Tensor:
@@ -275,4 +281,4 @@ def _with_record(batch: Batch, t: int) -> dict[str, Tensor]:
 
 
 def _listed(x: Tensor) -> str:
-    return "[" + ", ".join(f"{v:.2f}" for v in x.tolist()) + "]"
+    return "[" + ", ".join(f"{v:.2f}" for v in x.flatten().tolist()) + "]"

@@ -190,8 +190,9 @@ def _paired(
         return set()
     if head.timing == "arrival":
         return {(row, t)}
-    starts = t == kept[0] or bool(batch["is_first"][row, t])
-    return set() if starts else {(row, t - 1)}
+    if t == kept[0] or bool(batch["is_first"][row, t]):
+        return set()
+    return {(row, t - 1)} if head.timing == "departure" else {(row, t - 1), (row, t)}
 
 
 def _play(agent: Agent, seed: int) -> Tensor:

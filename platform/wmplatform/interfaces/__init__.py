@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Imagined,
         LatentDynamics,
         Observed,
+        Starts,
     )
     from wmplatform.interfaces.loss_balancer import LossBalancer
     from wmplatform.interfaces.reward_head import Head, RewardHead
@@ -43,6 +44,7 @@ _HOME = {
     "LossBalancer": "loss_balancer",
     "Objective": "behavior",
     "Observed": "latent_dynamics",
+    "Starts": "latent_dynamics",
     "Phase": "behavior",
     "RewardHead": "reward_head",
     "Update": "behavior",
@@ -71,6 +73,7 @@ __all__ = [
     "Observed",
     "Phase",
     "RewardHead",
+    "Starts",
     "Update",
     "Video",
     "VideoSource",

@@ -26,7 +26,8 @@ class Update:
     agent_steps: int = 0
     """Agent steps collected so far; the clock of schedules."""
     memory: dict[str, Any] = field(default_factory=dict)
-    """From earlier phases to later ones, e.g. the `observed` states."""
+    """From earlier phases to later ones. The world model's phase starts from `carry` where a
+    behavior left one (latents that replay kept, say), and leaves the `observed` states."""
     metrics: Metrics = field(default_factory=dict)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from wmplatform.interfaces.encoder import Encoder
 from wmplatform.types import ArraySpec, Context
 
 __all__ = ["ContextEncoder"]
@@ -24,6 +25,14 @@ class ContextEncoder(nn.Module, ABC):
     3. The acting path never calls it: nothing an agent does while acting depends on a context.
     4. Gradients reach every trainable parameter from `forward`, and none flows into the frames.
     """
+
+    def share(self, encoder: Encoder) -> None:
+        """Take over parts of the model's encoder, e.g. its first layers; by default nothing.
+
+        Called once, when the model is assembled. A part that is taken over stays the encoder's:
+        hold it outside `nn.Module`'s registry (in a tuple), or it is trained and saved twice.
+        """
+        del encoder
 
     @property
     @abstractmethod

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from wmplatform.types import (
     Carry,
@@ -24,7 +25,7 @@ from wmplatform.types import (
     tree_map,
 )
 
-__all__ = ["Capabilities", "Imagined", "LatentDynamics", "Observed"]
+__all__ = ["Capabilities", "Imagined", "LatentDynamics", "Observed", "Starts"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Capabilities:
     warmup_frames: int = 0
     """Observations needed before the first imagined step."""
     needs_context: bool = False
-    """`observe` and `imagine` need a context."""
+    """`observe` needs a context; what imagination and acting need of it is in the carry."""
     resets_mid_sequence: bool = True
     """`is_first` may be set inside a segment."""
 
@@ -59,6 +60,19 @@ class Observed:
     """Which records of the segment remain (a model may use up the first ones)."""
     aux: dict[str, Any] = field(default_factory=dict)
     """The dynamics' own business, e.g. prior and posterior logits for `losses`."""
+
+
+@dataclass
+class Starts:
+    """Where imagination starts: N detached rows."""
+
+    states: Latent
+    """`[N, ...]` each."""
+    carry: Carry
+    """Of the same N rows."""
+    rows: Tensor
+    """int64 `[N]`: which of the B * T' observed records, counted row after row, each one is. So
+    behaviors pair starts with records (and with contexts: `rows // T'`)."""
 
 
 @dataclass
@@ -176,20 +190,23 @@ class LatentDynamics(nn.Module, ABC):
         Args:
             start: N states, `[N, ...]` each; the policy's first input.
             carry: of the same N rows (see `starts`).
-            policy: called with `features(state, "policy")`, or actions `[N, H, A]`.
+            policy: called with `features(state, "policy")`, or actions `[N, H, A]`; for a video
+                without actions A is 0.
             horizon: H, the number of steps.
-            context: `[N, ...]` each, or None.
+            context: `[N, ...]` each, or None where the carry holds what is needed of it.
             deterministic: take the most likely state instead of a sample.
         """
         raise NotImplementedError(f"{type(self).__name__} does not support imagination")
 
-    def starts(self, observed: Observed) -> tuple[Latent, Carry]:
-        """Gather start states and carries for imagination: N = B * T' detached rows.
+    def starts(self, observed: Observed) -> Starts:
+        """Gather start states and carries for imagination, detached.
 
-        The default serves dynamics whose carry is the latent itself.
+        The default serves dynamics whose carry is the latent itself, and gives all B * T' rows. A
+        dynamics whose carry is large or known for few records only gives a share of them.
         """
         states = tree_map(lambda x: x.detach().flatten(0, 1), observed.states)
-        return states, states
+        first: Tensor = pytree.tree_leaves(states)[0]
+        return Starts(states, states, torch.arange(len(first), device=first.device))
 
     def select(self, carry: Carry, index: Tensor) -> Carry:
         """Take rows of a carry (gathering start states, dropping or repeating candidates)."""

@@ -1,4 +1,4 @@
-"""RewardHead and every other scalar head: features to a distribution over a scalar."""
+"""RewardHead and every other head: features to a distribution over a scalar or a small vector."""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -11,13 +11,15 @@ __all__ = ["Head", "RewardHead"]
 
 
 class Head(nn.Module, ABC):
-    """Predicts a scalar of each record from the latent.
+    """Predicts a scalar of each record from the latent, or a vector such as an action.
 
-    A subclass is built with `(features, *, its own settings)`, the spec of the view it reads.
+    A subclass is built with `(features, *, its own settings)`, the spec of what it reads: of the
+    view, or for the timing `transition` of `before`, `action` and `after`.
 
     Laws:
 
-    1. `forward` maps `[*lead, F]` to a distribution over scalars `[*lead]`; its mean is fp32.
+    1. `forward` maps `[*lead, F]` to a distribution over scalars `[*lead]`, or over events of the
+       target's shape; its mean is fp32.
     2. `loss` is fp32 `[*lead]`, finite, and minimal where the prediction equals the target.
     3. `target` reads records only and keeps their time: value t belongs to record t, no matter
        what `timing` is. The platform pairs it with the state that `timing` names.
@@ -27,10 +29,13 @@ class Head(nn.Module, ABC):
     """
 
     view: str = "reward"
-    """The view of the latent that is read."""
-    timing: Literal["arrival", "departure"] = "arrival"
+    """The view of the latent that is read. `embeds` is what the encoder gives, all of it by name;
+    a head that reads it trains the encoder, and cannot predict in imagination."""
+    timing: Literal["arrival", "departure", "transition"] = "arrival"
     """`arrival`: the state of record t predicts the scalar of record t. `departure`: the state of
-    record t predicts the scalar of record t + 1."""
+    record t predicts the scalar of record t + 1. `transition`: `before` (the view of record t),
+    `action` (which led from it) and `after` (the view of record t + 1) together predict the
+    scalar of record t + 1; a head uses of them what it needs."""
     sends_gradient: bool = True
     """Whether this loss shapes the latent (the paper's grad heads)."""
 

@@ -24,6 +24,7 @@ from wmplatform.types import (
     Metrics,
     tree_map,
 )
+from wmplatform.world_model import IncompatibleParts
 from wmplugins.dreamer.decoders import as_vector, flat_size
 from wmplugins.dreamer.heads import in_fp32
 from wmplugins.dreamer.nets import MLP, Act, Norm
@@ -221,8 +222,19 @@ class ImaginationActorCritic(Behavior):
         return self.actor.distribution(self.actor(as_vector(features)))
 
     def plan(self, agent: Agent) -> Sequence[Phase]:
-        """World model, then actor and critic together, then the slow copy."""
+        """World model, then actor and critic together, then the slow copy.
+
+        Raises:
+            IncompatibleParts: a head predicts for another state than the one it reads.
+        """
         model = agent.world_model
+        for name in (self.reward_head, self.continue_head):
+            if name in model.heads and model.head(name).timing != "arrival":
+                raise IncompatibleParts(
+                    f"head {name!r} has the timing {model.head(name).timing!r}; imagination reads "
+                    "what belongs to the state itself",
+                    hint="use a head of the timing 'arrival'",
+                )
 
         def imagine_and_learn(update: Update) -> Sequence[Objective]:
             return self._objectives(agent, update)
@@ -245,7 +257,7 @@ class ImaginationActorCritic(Behavior):
 
     def _objectives(self, agent: Agent, update: Update) -> Sequence[Objective]:
         model = agent.world_model
-        start, carry = model.dynamics.starts(update.memory["observed"])
+        starts = model.dynamics.starts(update.memory["observed"])
         raws: list[Tensor] = []
 
         def act(features: Features) -> Tensor:
@@ -253,12 +265,14 @@ class ImaginationActorCritic(Behavior):
             return self.actor.distribution(raws[-1]).sample()
 
         with frozen(model, self.slow_critic):
-            imagined = model.dynamics.imagine(start, carry, act, self.horizon)
+            imagined = model.dynamics.imagine(starts.states, starts.carry, act, self.horizon)
             states = tree_map(
-                lambda first, rest: torch.cat([first.unsqueeze(1), rest], 1), start, imagined.states
+                lambda first, rest: torch.cat([first.unsqueeze(1), rest], 1),
+                starts.states,
+                imagined.states,
             )
             reward = model.predict(self.reward_head, states).mean
-            discount = self._discount(agent, states, reward, update)
+            discount = self._discount(agent, states, reward, update, starts.rows)
             value_features = as_vector(model.dynamics.features(states, "value"))
             slow_value = in_fp32(self.slow_critic, value_features, self.fp32).squeeze(-1)
         returns = lambda_return(reward, slow_value, discount, self.lambda_)
@@ -323,15 +337,18 @@ class ImaginationActorCritic(Behavior):
         """
         return -(weight[:, :-1] * UnitNormal(value, event_dims=0).log_prob(target)).mean()
 
-    def _discount(self, agent: Agent, states: Latent, reward: Tensor, update: Update) -> Tensor:
+    def _discount(
+        self, agent: Agent, states: Latent, reward: Tensor, update: Update, rows: Tensor
+    ) -> Tensor:
         """Discount of each state `[N, H + 1]`; that of the start comes from the record."""
         model = agent.world_model
         if self.continue_head not in model.heads:
             return torch.full_like(reward, self.gamma)
         discount = model.predict(self.continue_head, states).mean
         observed = update.memory["observed"]
-        terminal = update.batch["is_terminal"][:, observed.records].bool().reshape(-1, 1)
-        return torch.cat([self.gamma * (~terminal).float(), discount[:, 1:]], 1)
+        terminal = update.batch["is_terminal"][:, observed.records].bool().flatten()
+        first = self.gamma * (~terminal.index_select(0, rows)).float()
+        return torch.cat([first.unsqueeze(1), discount[:, 1:]], 1)
 
     @classmethod
     def contract_settings(cls) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wmplatform.interfaces import Capabilities, Imagined, Observed
+from wmplatform.interfaces import Capabilities, Imagined, Observed, Starts
 from wmplatform.types import (
     ActionSpec,
     ArraySpec,
@@ -255,15 +255,15 @@ class ImaginesMixingRows(RecurrentDynamics):
 
 
 class StartsAttached(RecurrentDynamics):
-    def starts(self, observed: Observed) -> tuple[Latent, Carry]:
+    def starts(self, observed: Observed) -> Starts:
         states = tree_map(lambda x: x.flatten(0, 1), observed.states)
-        return states, states
+        return Starts(states, states, super().starts(observed).rows)
 
 
 class StartsTimeFirst(RecurrentDynamics):
-    def starts(self, observed: Observed) -> tuple[Latent, Carry]:
+    def starts(self, observed: Observed) -> Starts:
         states = tree_map(lambda x: x.detach().transpose(0, 1).flatten(0, 1), observed.states)
-        return states, states
+        return Starts(states, states, super().starts(observed).rows)
 
 
 # ---------------------------------------------------------------- views, gradients, randomness
