@@ -1,14 +1,17 @@
 """The laws of Head on every registered head, and the checker on broken ones."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from wmplatform.contracts import check
 from wmplatform.contracts import reward_head as laws
 from wmplatform.contracts.probes import shake
-from wmplatform.interfaces import Head
-from wmplatform.types import ArraySpec
+from wmplatform.distributions import UnitNormal
+from wmplatform.interfaces import Head, RewardHead
+from wmplatform.types import ArraySpec, Batch, Distribution, Features, FeatureSpec, Target
 
 from .mutants.heads import MUTANTS
 from .reference_components import LinearContinueHead, LinearRewardHead
@@ -25,6 +28,45 @@ class FrozenLatentHead(LinearRewardHead):
     """Reads the latent without shaping it."""
 
     sends_gradient = False
+
+
+class TransitionHead(RewardHead):
+    """States before and after and the action between them predict the reward of the arrival."""
+
+    timing = "transition"
+
+    def __init__(self, features: FeatureSpec) -> None:
+        super().__init__()
+        width = sum(part.shape[0] for part in features.values())  # type: ignore[union-attr]
+        self.linear = nn.Linear(width, 1)
+
+    def forward(self, features: Features) -> Distribution:
+        assert isinstance(features, dict)
+        read = torch.cat([features["before"], features["action"], features["after"]], -1)  # type: ignore[list-item]
+        return UnitNormal(self.linear(read).squeeze(-1), event_dims=0)
+
+    def target(self, batch: Batch) -> Target:
+        return Target(batch["reward"].float())
+
+
+class InverseHead(Head):
+    """The embeddings before and after predict the action between them: a vector."""
+
+    view, timing = "embeds", "transition"
+
+    def __init__(self, features: FeatureSpec) -> None:
+        super().__init__()
+        assert isinstance(features, dict)
+        embed, action = features["before"]["embed"], features["action"]
+        self.linear = nn.Linear(2 * embed.shape[0], action.shape[0])
+
+    def forward(self, features: Features) -> Distribution:
+        assert isinstance(features, dict)
+        pair = [features["before"]["embed"], features["after"]["embed"]]
+        return UnitNormal(self.linear(torch.cat(pair, -1)), event_dims=1)
+
+    def target(self, batch: Batch) -> Target:
+        return Target(batch["action"])
 
 
 every_head = subjects(
@@ -72,6 +114,11 @@ def test_heads_learn(subject: Subject, length: int, seed: int) -> None:
 @every_head
 def test_checker_passes(subject: Subject) -> None:
     assert check("heads", subject.component).ok
+
+
+@pytest.mark.parametrize("head", [TransitionHead, InverseHead])
+def test_heads_may_read_transitions(head: type[Head]) -> None:
+    assert check("heads", head).ok
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.__name__)

@@ -82,8 +82,8 @@ def test_check_passes_settings_on() -> None:
 
 
 def test_an_unknown_setting_says_so() -> None:
-    with pytest.raises(CannotCheck, match="widht"):
-        check("encoders", LinearEncoder, widht=4)
+    with pytest.raises(CannotCheck, match="wideness"):
+        check("encoders", LinearEncoder, wideness=4)
 
 
 def test_an_unknown_group_says_what_is_known() -> None:

@@ -1,66 +1,73 @@
 """World models that each break one law of assembly."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from wmplatform.agent import ActMemory, Agent
-from wmplatform.interfaces import Observed
-from wmplatform.types import Batch, Metrics, tree_map
+from wmplatform.types import Batch, tree_map
 from wmplatform.world_model import ModelLosses, WorldModel
 
 
-class _OwnPairing(WorldModel):
-    """As the healthy one for heads with timing `arrival`, with the pairs in a method of its own."""
+class _Recast(WorldModel):
+    """Computes its losses from a batch that is not the one it was given."""
 
-    def _head_loss(self, name: str, observed: Observed, records: Batch, metrics: Metrics) -> Tensor:
-        head = self.head(name)
-        values = head.target(records).values
-        features = self.dynamics.features(observed.states, head.view)
-        return self.paired_loss(name, features, values).mean()
+    def losses(self, batch: Batch, *a: Any, **k: Any) -> ModelLosses:
+        return super().losses({**batch, **self.recast(batch)}, *a, **k)
 
-    def paired_loss(self, name: str, features: Tensor, values: Tensor) -> Tensor:
-        return self.head(name).loss(features, values)
+    def recast(self, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError
 
 
-class PairsTheNextReward(_OwnPairing):
+class PairsTheNextReward(_Recast):
     """The state of record t with the reward of record t + 1, for a head of timing `arrival`."""
 
-    def paired_loss(self, name: str, features: Tensor, values: Tensor) -> Tensor:
-        return super().paired_loss(name, features[:, :-1], values[:, 1:])
+    def recast(self, batch: Batch) -> dict[str, Tensor]:
+        return {"reward": batch["reward"].roll(-1, 1)}
 
 
-class PairsTheLastReward(_OwnPairing):
-    def paired_loss(self, name: str, features: Tensor, values: Tensor) -> Tensor:
-        return super().paired_loss(name, features, values.roll(1, 1))
+class PairsTheLastReward(_Recast):
+    def recast(self, batch: Batch) -> dict[str, Tensor]:
+        return {"reward": batch["reward"].roll(1, 1)}
 
 
-class PairsWithinNoRow(_OwnPairing):
-    def paired_loss(self, name: str, features: Tensor, values: Tensor) -> Tensor:
-        return super().paired_loss(name, features, values.roll(1, 0))
+class PairsTheNextRow(_Recast):
+    def recast(self, batch: Batch) -> dict[str, Tensor]:
+        return {"reward": batch["reward"].roll(1, 0)}
 
 
-class SendsEveryGradient(_OwnPairing):
-    """Ignores `sends_gradient`."""
-
-
-class CrossesEpisodes(WorldModel):
+class CrossesEpisodes(_Recast):
     """Departure pairs run across the end of an episode."""
 
-    def _head_loss(self, name: str, observed: Observed, records: Batch, metrics: Metrics) -> Tensor:
-        joined = {**records, "is_first": torch.zeros_like(records["is_first"])}
-        return super()._head_loss(name, observed, joined, metrics)
+    def recast(self, batch: Batch) -> dict[str, Tensor]:
+        return {"is_first": torch.zeros_like(batch["is_first"])}
+
+
+class SendsEveryGradient(WorldModel):
+    """Ignores `sends_gradient`."""
+
+    def losses(self, batch: Batch, *a: Any, **k: Any) -> ModelLosses:
+        heads = [self.head(name) for name in self.heads]
+        declared = [head.sends_gradient for head in heads]
+        for head in heads:
+            head.sends_gradient = True
+        found = super().losses(batch, *a, **k)
+        for head, sends in zip(heads, declared, strict=True):
+            head.sends_gradient = sends
+        return found
 
 
 class ForgetsALoss(WorldModel):
-    def losses(self, batch: Batch, explorer: object = None) -> ModelLosses:
-        found = super().losses(batch)
+    def losses(self, batch: Batch, *a: Any, **k: Any) -> ModelLosses:
+        found = super().losses(batch, *a, **k)
         del found.losses["kl"]
         return found
 
 
 class MixesRows(WorldModel):
-    def losses(self, batch: Batch, explorer: object = None) -> ModelLosses:
-        found = super().losses(batch)
+    def losses(self, batch: Batch, *a: Any, **k: Any) -> ModelLosses:
+        found = super().losses(batch, *a, **k)
         found.observed.states = tree_map(lambda x: x - x.mean(0), found.observed.states)
         return found
 
