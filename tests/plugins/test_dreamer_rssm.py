@@ -12,7 +12,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from wmplatform.types import ActionSpec, ArraySpec
-from wmplugins.dreamer.rssm import RSSM, GRUCell, balanced_kl, categorical_kl
+from wmplugins.dreamer.cell import GRUCell, balanced_kl, categorical_kl
+from wmplugins.dreamer.rssm import RSSM
 
 from . import dreamer_reference as ref
 

@@ -1,0 +1,309 @@
+"""One recurrent state-space cell: its networks, its scans over time, and its divergence.
+
+Shape letters: B batch, T time, N rows, A action, S stochastic (G groups x K classes, flattened), D
+deterministic, E embedding, H hidden. The recurrence works on plain tensors; what is not recurrent
+is taken out of the loops: actions and embeddings are projected for all T at once, prior logits are
+computed from the stacked deterministic states, and the noise of all samples is drawn in one call.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wmplatform.distributions import race_noise, sample_one_hot
+from wmplatform.types import Metrics
+from wmplugins.dreamer.nets import dense, glorot_
+
+__all__ = [
+    "GRUCell",
+    "GruInit",
+    "RSSMCell",
+    "Reset",
+    "Scan",
+    "State",
+    "balanced_kl",
+    "categorical_kl",
+    "kl_metrics",
+]
+
+GruInit = Literal["glorot", "torch"]
+Reset = Literal["select", "multiply"]
+State = dict[str, Tensor]
+"""`stoch` one-hot fp32 `[*lead, S]` and `deter` fp32 `[*lead, D]`."""
+
+
+class Scan(NamedTuple):
+    """A posterior scan over a segment."""
+
+    states: State
+    """`[B, T, ...]`."""
+    last: State
+    """`[B, ...]`."""
+    post: Tensor
+    """Posterior logits fp32 `[B, T, G, K]`."""
+
+
+def categorical_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """KL(p || q) summed over the groups, `[..., G, K]` to `[...]`.
+
+    In log-softmax arithmetic, so a probability of q that underflows does not give infinity.
+    """
+    log_p, log_q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum((-2, -1))
+
+
+def balanced_kl(
+    post: Tensor, prior: Tensor, balance: float, free_nats: float
+) -> tuple[Tensor, Tensor]:
+    """KL loss with balancing (DreamerV2 algorithm 2) and free nats on the batch mean.
+
+    `balance` is the share that trains the prior: the mean over all records is clipped at
+    `free_nats` first, so below it the gradient is exactly zero.
+
+    Args:
+        post: posterior logits fp32 `[B, T, G, K]`.
+        prior: prior logits fp32 `[B, T, G, K]`.
+        balance: weight of the divergence that trains the prior.
+        free_nats: nats below which the mean is not pushed.
+
+    Returns:
+        The loss, a scalar, and the plain KL of each record `[B, T]`, detached.
+    """
+    to_post = categorical_kl(post, prior.detach())
+    to_prior = categorical_kl(post.detach(), prior)
+    loss = (1 - balance) * to_post.mean().clamp_min(free_nats)
+    loss = loss + balance * to_prior.mean().clamp_min(free_nats)
+    return loss, to_post.detach()
+
+
+def kl_metrics(kl: Tensor, post: Tensor, prior: Tensor, prefix: str = "") -> Metrics:
+    """Mean KL and the entropies of both distributions, for the log."""
+    return {
+        f"{prefix}model_kl": kl.mean(),
+        f"{prefix}post_entropy": _entropy(post.detach()).mean(),
+        f"{prefix}prior_entropy": _entropy(prior.detach()).mean(),
+    }
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Entropy summed over the groups, `[..., G, K]` to `[...]`."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum((-2, -1))
+
+
+class GRUCell(nn.Module):
+    """GRU with one LayerNorm (eps 1e-3) over all three gates (DreamerV2 appendix).
+
+    Gates in the order reset, candidate, update. The reset gate scales the candidate's whole
+    pre-activation, and the update gate is biased by -1.
+    """
+
+    def __init__(self, inputs: int, units: int, init: GruInit = "glorot") -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs + units, 3 * units)
+        if init == "glorot":
+            glorot_(self.linear)
+        self.norm = nn.LayerNorm(3 * units, eps=1e-3)
+
+    def forward(self, x_NI: Tensor, h_ND: Tensor) -> Tensor:
+        """Go one step: `[N, inputs]`, `[N, units]` to `[N, units]`."""
+        gates = self.norm(self.linear(torch.cat([x_NI, h_ND], -1)).float())
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(h_ND, candidate, torch.sigmoid(update - 1))
+
+
+class RSSMCell(nn.Module):
+    """The networks of one RSSM, split so that callers hoist what is not recurrent.
+
+    Args:
+        action: width of the action input; 0 for a model without one.
+        embed: width of the posterior's embedding input.
+        deter: D, units of the GRU.
+        hidden: H, units of the dense layers.
+        groups: G, number of categoricals.
+        classes: K, classes of each.
+        gru_init: `glorot` as the original, `torch` as the ContextWM authors' code.
+        reset: `multiply` reproduces codes that reset by multiplying with zero, where NaN survives.
+    """
+
+    img_in: nn.Linear
+    obs_out: nn.Linear
+
+    def __init__(
+        self,
+        action: int,
+        embed: int,
+        *,
+        deter: int,
+        hidden: int,
+        groups: int,
+        classes: int,
+        gru_init: GruInit = "glorot",
+        reset: Reset = "select",
+    ) -> None:
+        super().__init__()
+        self.deter, self.groups, self.classes, self.reset = deter, groups, classes, reset
+        self.stoch = groups * classes
+        self.img_in = glorot_(nn.Linear(self.stoch + action, hidden))
+        self.gru = GRUCell(hidden, deter, gru_init)
+        self.img_out = dense(deter, hidden)
+        self.img_dist = glorot_(nn.Linear(hidden, self.stoch))
+        self.obs_out = glorot_(nn.Linear(deter + embed, hidden))
+        self.obs_dist = glorot_(nn.Linear(hidden, self.stoch))
+
+    @property
+    def features(self) -> int:
+        """Width of the concatenated state, S + D."""
+        return self.stoch + self.deter
+
+    def initial(self, batch: int, device: torch.device | str = "cpu") -> State:
+        """All zeros; there is no learned initial state."""
+        return {
+            "stoch": torch.zeros(batch, self.stoch, device=device),
+            "deter": torch.zeros(batch, self.deter, device=device),
+        }
+
+    def project_action(self, action: Tensor | None) -> Tensor:
+        """Action's share of the recurrent input, `[*lead, A]` to `[*lead, H]`.
+
+        Without an action it is the bias `[H]`: what a zero action would give, at no cost.
+        """
+        if action is None:
+            return self.img_in.bias
+        return F.linear(action, self.img_in.weight[:, self.stoch :], self.img_in.bias)
+
+    def project_embed(self, embed: Tensor) -> Tensor:
+        """Embedding's share of the posterior, `[*lead, E]` to `[*lead, H]`."""
+        return F.linear(embed, self.obs_out.weight[:, self.deter :], self.obs_out.bias)
+
+    def stoch_weight(self) -> Tensor:
+        """Share of the input layer that reads the stochastic state; take it before a loop.
+
+        A slice in the loop would build a gradient of the whole layer at every step.
+        """
+        return self.img_in.weight[:, : self.stoch]
+
+    def deter_weight(self) -> Tensor:
+        """Share of the posterior's layer that reads the deterministic state."""
+        return self.obs_out.weight[:, : self.deter]
+
+    def advance(
+        self, stoch_NS: Tensor, deter_ND: Tensor, action_NH: Tensor, weight: Tensor
+    ) -> Tensor:
+        """One recurrent step: previous state and projected action to the next `[N, D]`."""
+        x = F.elu(action_NH + F.linear(stoch_NS, weight))
+        h: Tensor = self.gru(x, deter_ND)
+        return h
+
+    def posterior(self, deter: Tensor, embed_proj: Tensor, weight: Tensor) -> Tensor:
+        """Posterior logits fp32 `[*lead, G, K]` from `[*lead, D]` and the projected embedding."""
+        x = F.elu(embed_proj + F.linear(deter, weight))
+        return self.grouped(self.obs_dist(x))
+
+    def prior(self, deter: Tensor) -> Tensor:
+        """Prior logits fp32 `[*lead, G, K]`."""
+        return self.grouped(self.img_dist(self.img_out(deter)))
+
+    def grouped(self, flat: Tensor) -> Tensor:
+        """View `[*lead, S]` as fp32 `[*lead, G, K]`."""
+        return flat.float().unflatten(-1, (self.groups, self.classes))
+
+    def noise(self, *lead: int, like: Tensor, deterministic: bool) -> Tensor:
+        """Noise for the samples of a rollout, `[*lead, G, K]`; zeros give the mode."""
+        shape = (*lead, self.groups, self.classes)
+        return like.new_zeros(shape) if deterministic else race_noise(shape, like)
+
+    def forget(self, is_first: Tensor, state: State) -> State:
+        """Zero the state of the rows `[N]` that begin an episode."""
+        if self.reset == "multiply":
+            keep = (~is_first).float().unsqueeze(-1)
+            return {name: value * keep for name, value in state.items()}
+        gone = is_first.unsqueeze(-1)
+        return {name: value.masked_fill(gone, 0.0) for name, value in state.items()}
+
+    def scan(
+        self,
+        embed_BTH: Tensor,
+        action_BTH: Tensor,
+        is_first: Tensor,
+        state: State,
+        *,
+        deterministic: bool = False,
+    ) -> Scan:
+        """Go through a segment with posterior steps.
+
+        Args:
+            embed_BTH: from `project_embed`.
+            action_BTH: from `project_action`; `[H]` without actions.
+            is_first: bool `[B, T]`.
+            state: before the segment, `[B, ...]`.
+            deterministic: the most likely state instead of a sample.
+        """
+        batch, length = is_first.shape
+        embed_T, first_T = embed_BTH.unbind(1), is_first.unbind(1)
+        action_T = [action_BTH] * length if action_BTH.dim() == 1 else action_BTH.unbind(1)
+        noise_T = self.noise(length, batch, like=state["deter"], deterministic=deterministic)
+        from_stoch, from_deter = self.stoch_weight(), self.deter_weight()
+        stochs, deters, posts = [], [], []
+        for t in range(length):
+            state = self.forget(first_T[t], state)
+            deter = self.advance(state["stoch"], state["deter"], action_T[t], from_stoch)
+            post = self.posterior(deter, embed_T[t], from_deter)
+            state = {"stoch": sample_one_hot(post, noise_T[t]).flatten(1), "deter": deter}
+            stochs.append(state["stoch"])
+            deters.append(deter)
+            posts.append(post)
+        states = {"stoch": torch.stack(stochs, 1), "deter": torch.stack(deters, 1)}
+        return Scan(states, state, torch.stack(posts, 1))
+
+    def step(
+        self,
+        embed_NH: Tensor,
+        action_NH: Tensor,
+        is_first: Tensor,
+        state: State,
+        *,
+        deterministic: bool = False,
+    ) -> State:
+        """One posterior step for N rows; as `scan`, without the time axis."""
+        state = self.forget(is_first, state)
+        deter = self.advance(state["stoch"], state["deter"], action_NH, self.stoch_weight())
+        post = self.posterior(deter, embed_NH, self.deter_weight())
+        noise = self.noise(len(is_first), like=deter, deterministic=deterministic)
+        return {"stoch": sample_one_hot(post, noise).flatten(1), "deter": deter}
+
+    def roll(
+        self,
+        state: State,
+        action_at: Callable[[int, State], Tensor],
+        horizon: int,
+        *,
+        deterministic: bool = False,
+    ) -> State:
+        """Go on without observations, sampling the prior.
+
+        Args:
+            state: N rows to start from.
+            action_at: gives the projected action `[N, H]` of step i from the state before it.
+            horizon: number of steps.
+            deterministic: the most likely state instead of a sample.
+
+        Returns:
+            States after each step, `[N, horizon, ...]`.
+        """
+        rows = len(state["deter"])
+        noise_T = self.noise(horizon, rows, like=state["deter"], deterministic=deterministic)
+        from_stoch = self.stoch_weight()
+        stochs, deters = [], []
+        for i in range(horizon):
+            action_NH = action_at(i, state)
+            deter = self.advance(state["stoch"], state["deter"], action_NH, from_stoch)
+            stoch = sample_one_hot(self.prior(deter), noise_T[i]).flatten(1)
+            state = {"stoch": stoch, "deter": deter}
+            stochs.append(stoch)
+            deters.append(deter)
+        return {"stoch": torch.stack(stochs, 1), "deter": torch.stack(deters, 1)}
