@@ -183,9 +183,10 @@ class Agent(nn.Module):
         future = model.dynamics.imagine(
             last, seen.carry, following, following.shape[1], context=context
         )
-        states = tree_map(lambda a, b: torch.cat([a, b], 1), seen.states, future.states)
-        image = next(iter(model.decode(states, context).values())).mode
-        truth = model.observations(batch)[model.decoder.keys[0] if model.decoder else "pixels"]
+        # Imagined states may hold less than observed ones, so they meet as images.
+        key, *_ = model.decoder.keys if model.decoder else ("pixels",)
+        parts = (model.decode(states, context)[key].mode for states in (seen.states, future.states))
+        image, truth = torch.cat(list(parts), 1), model.observations(batch)[key]
         return {"truth": truth[:, -image.shape[1] :] + 0.5, "model": image + 0.5}
 
 

@@ -53,7 +53,7 @@ def law_4_starts_are_the_observed_states(dynamics: LatentDynamics, case: Dynamic
     """`starts` gives detached observed states, and `rows` says which ones, rows first."""
     start = _Start(dynamics, case, grad=True)
     flat = tree_map(lambda x: x.flatten(0, 1)[start.index], start.observed.states)
-    for view in sorted(dynamics.views):
+    for view in sorted(dynamics.views - dynamics.capabilities.observed_only):
         with torch.no_grad():
             a, b = (dynamics.features(s, view) for s in (flat, start.latent))
         require_unchanged(a, b, f"view {view} of the start states differs from that observed")
@@ -141,7 +141,7 @@ def law_8_actions_get_gradients(dynamics: LatentDynamics, case: DynamicsCase) ->
     with seeded(case.seed):
         states = start.imagine(actions, deterministic=False, grad=True).states
     last = tree_map(lambda x: x[:, -1:], states)
-    total = torch.stack(feature_sums(dynamics, last)).sum()
+    total = torch.stack(feature_sums(dynamics, last, imagined=True)).sum()
     (grad,) = (
         torch.autograd.grad(total, actions, allow_unused=True) if total.requires_grad else (None,)
     )
@@ -168,10 +168,13 @@ def law_9_deterministic_imagination_draws_nothing(
         start.imagine(actions)
 
 
-def feature_sums(dynamics: LatentDynamics, states: Latent) -> list[Tensor]:
+def feature_sums(
+    dynamics: LatentDynamics, states: Latent, *, imagined: bool = False
+) -> list[Tensor]:
     """One scalar a view, weighted so that no symmetry cancels."""
     sums = []
-    for view in sorted(dynamics.views):
+    views = dynamics.views - dynamics.capabilities.observed_only if imagined else dynamics.views
+    for view in sorted(views):
         for part in leaves(dynamics.features(states, view)):
             weights = torch.linspace(0.5, 1.5, part.shape[-1] if part.dim() else 1)
             sums.append((part * weights).mean() + part.square().mean())

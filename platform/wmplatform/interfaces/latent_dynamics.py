@@ -46,6 +46,9 @@ class Capabilities:
     """`observe` needs a context; what imagination and acting need of it is in the carry."""
     resets_mid_sequence: bool = True
     """`is_first` may be set inside a segment."""
+    observed_only: frozenset[str] = frozenset()
+    """Views that states from `starts` and `imagine` do not have, because imagination leaves out
+    what they read (the action-free half of a stacked model, say)."""
 
 
 @dataclass
