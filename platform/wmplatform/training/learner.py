@@ -19,6 +19,7 @@ from wmplatform.interfaces.behavior import Objective, Phase, Update
 from wmplatform.replay import Segments, Transitions
 from wmplatform.training.capture import CapturedPlan
 from wmplatform.training.optim import Adam
+from wmplatform.training.processes import GradientExchange
 from wmplatform.types import Batch, Metrics
 
 __all__ = ["BadGroups", "Learner"]
@@ -38,6 +39,7 @@ class Learner:
     def __init__(
         self,
         agent: Agent,
+        exchange: GradientExchange | None = None,
         *,
         groups: Mapping[str, tuple[str, ...]],
         optimizers: Mapping[str, Factory[Adam]],
@@ -52,6 +54,7 @@ class Learner:
 
         Args:
             agent: to train, already on its device.
+            exchange: averages gradients over processes that train the agent together.
             groups: prefixes of parameter names by group, e.g. `{"model": ("world_model",)}`.
             optimizers: an optimiser for each group.
             data: what one update needs from replay.
@@ -65,7 +68,7 @@ class Learner:
         Raises:
             BadGroups: a trainable parameter is in no group or in two.
         """
-        self.agent, self.precision = agent, precision
+        self.agent, self.precision, self._exchange = agent, precision, exchange
         self.data = data()
         self.max_bad_updates = max_bad_updates
         self._names = _assign(agent, groups)
@@ -105,8 +108,14 @@ class Learner:
         """Run from CUDA graphs from now on.
 
         Raises:
-            BadGroups: a number of the plan changes with a clock; a graph would freeze it.
+            BadGroups: a number of the plan changes with a clock, which a graph would freeze, or
+                other processes take part.
         """
+        if self._exchange:
+            raise BadGroups(
+                "updates of several processes cannot run from CUDA graphs",
+                hint="set Learner.capture = False",
+            )
         behavior = self.agent.behavior
         if behavior is not None and not behavior.capturable:
             raise BadGroups(
@@ -154,6 +163,9 @@ class Learner:
         with self._autocast():
             objectives = phase.compute(update)
         grads = self._gradients(objectives)
+        if self._exchange:
+            for each in grads.values():
+                self._exchange.average(each)
         norms = {group: self.optimizers[group].clip(g) for group, g in grads.items()}
         finite = torch.stack(list(norms.values())).isfinite().all()
         skip = (~finite).float()

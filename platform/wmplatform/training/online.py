@@ -8,34 +8,25 @@ import shutil
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import safetensors.torch
 import torch
 from annotated_types import Ge, Gt
-from tensordict import TensorDict
 
 from wmplatform.agent import Agent
-from wmplatform.checkpoint import Checkpoints, DiskFull, UnreadableCheckpoint
+from wmplatform.checkpoint import UnreadableCheckpoint
 from wmplatform.collect import Collection, EpisodeStats
-from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.errors import ExitCode
 from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
 from wmplatform.interfaces.env_adapter import EnvAdapter
-from wmplatform.logging import Progress, RunLogger
+from wmplatform.logging import Progress
 from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, prune
 from wmplatform.run_folder import RunFolder
-from wmplatform.saved_agent import load_agent_state
 from wmplatform.signals import StopRequest
-from wmplatform.training.clock import Clock
 from wmplatform.training.learner import Learner
-from wmplatform.training.random_state import random_state, restore_random_state
+from wmplatform.training.run_base import Diverged, TrainingRun
+from wmplatform.transfer import transfer
 
 __all__ = ["Diverged", "Online", "OnlineRun", "train"]
-
-
-class Diverged(PlatformError):
-    """Too many updates in a row were not finite."""
-
-    exit_code = ExitCode.DIVERGED
 
 
 class Online:
@@ -54,6 +45,8 @@ class Online:
         replay: Factory[Replay] = Replay,
         collection: Factory[Collection] = Collection,
         evaluation: Factory[Evaluation] = Evaluation,
+        load_from: str | None = None,
+        load_modules: tuple[str, ...] | None = None,
         total_agent_steps: Annotated[int, Ge(1)] = 255_000,
         prefill_agent_steps: Annotated[int, Ge(1)] = 5_000,
         pretrain_updates: Annotated[int, Ge(0)] = 100,
@@ -76,6 +69,10 @@ class Online:
             replay: where records are kept.
             collection: how the environment is played.
             evaluation: what is evaluated and shown.
+            load_from: a run folder (its newest checkpoint), or one checkpoint, whose world model
+                the agent starts with; read when the run begins, not when it is resumed.
+            load_modules: modules of the world model to load, e.g. `("encoder", "decoder")`; all
+                that the checkpoint has unless given.
             total_agent_steps: when the run ends.
             prefill_agent_steps: random steps at the start; goes on until replay can serve a batch.
             pretrain_updates: updates after the prefill.
@@ -92,6 +89,7 @@ class Online:
         """
         self.env, self.agent, self.learner = env, agent, learner
         self.replay, self.collection, self.evaluation = replay, collection, evaluation
+        self.load_from, self.load_modules = load_from, load_modules
         self.total_agent_steps = total_agent_steps
         self.prefill_agent_steps, self.pretrain_updates = prefill_agent_steps, pretrain_updates
         self.updates_every, self.updates_each = updates_every, updates_each
@@ -142,33 +140,37 @@ def train(run: "OnlineRun", stop: StopRequest) -> None:
     run.save(last=True)
 
 
-class OnlineRun:
+class OnlineRun(TrainingRun):
     """The state of a running online loop."""
 
     def __init__(self, settings: Online, folder: RunFolder, *, seed: int, device: str) -> None:
-        self.settings, self.folder, self.seed = settings, folder, seed
-        self.device = torch.device(device)
+        self.settings = settings
         torch.manual_seed(seed)
         self.adapter = settings.env()
         self.spec = self.adapter.spec()
-        self.agent = settings.agent(self.spec).to(self.device)
-        self.learner = settings.learner(self.agent)
+        agent = settings.agent(self.spec).to(torch.device(device))
+        super().__init__(
+            folder,
+            agent,
+            settings.learner(agent),
+            seed=seed,
+            progress=Progress(settings.total_agent_steps),
+            axis="env_frames",
+            counters={"env_frames": 0, "agent_steps": 0, "updates": 0, "episodes": 0},
+            log_every=settings.log_every,
+            save_every=settings.save_every,
+            save_every_s=settings.save_every_s,
+            keep_checkpoints=settings.keep_checkpoints,
+        )
         self.collection = settings.collection(self.adapter, self.agent, seed)
         self.evaluation = settings.evaluation()
-        self.progress = Progress(settings.total_agent_steps)
         self.replay = self._build_replay()
         self.prefetcher: Prefetcher | None = None
         if settings.prefetch:
             self.prefetcher = Prefetcher(self.replay, self.learner.data, self.device)
-        self.logger = RunLogger(folder.path, progress=self.progress)
-        self.checkpoints = Checkpoints(folder.checkpoints, keep=settings.keep_checkpoints)
-        self.clock = Clock(settings.save_every_s)
-        self.counters = {"env_frames": 0, "agent_steps": 0, "updates": 0, "episodes": 0}
-        self.evaluations, self.logs = 0, 0
+        self.evaluations = 0
         self.learn_from: int | None = None
         """Agent steps at which the prefill ended."""
-        self._saved_steps = 0
-        self._saved: tuple[int, int, int] | None = None
 
     def _build_replay(self) -> Replay:
         """Keep records with the learner where there is room, else in the machine's memory."""
@@ -217,15 +219,6 @@ class OnlineRun:
         due = 1 + (self.agent_steps - self.learn_from) // self.settings.eval_every
         return self.evaluations < due
 
-    def log_due(self) -> bool:
-        """Whether a line of training metrics is due."""
-        return self.logs < self.agent_steps // self.settings.log_every
-
-    def save_due(self) -> bool:
-        """Whether a checkpoint is due, by agent steps or by the clock."""
-        steps = self.agent_steps - self._saved_steps
-        return steps >= self.settings.save_every or (steps > 0 and self.clock.due())
-
     def collect(self) -> None:
         """Play `agent_steps_per_collect` steps and store their records."""
         found = self.collection.collect(warmup=self.warming_up)
@@ -248,31 +241,8 @@ class OnlineRun:
             batch = self.learner.data.sample(self.replay)
         if batch.device != self.device:
             batch = batch.to(self.device, non_blocking=True)
-        self.logger.add(self.learner.update(batch, self.agent_steps))
-        self.counters["updates"] = self.learner.updates
-        # Reading the streak waits for the device: every time on a CPU, now and then elsewhere.
-        if self.device.type == "cpu" or self.learner.updates % 20 == 0:
-            self._check_streak(batch)
+        self.update_on(batch)
         self.progress.update(self.counters)
-
-    def _check_streak(self, batch: TensorDict) -> None:
-        """End the run if too many updates in a row were not finite.
-
-        Raises:
-            Diverged: names the batch that was saved.
-        """
-        streak = int(self.learner.bad_streak.item())
-        if streak < self.learner.max_bad_updates:
-            return
-        path = self.folder.path / f"bad-batch-{self.learner.updates:09d}.safetensors"
-        flat = batch.flatten_keys("/").cpu().contiguous()
-        safetensors.torch.save_file(dict(flat.items()), path)
-        raise Diverged(
-            f"{streak} updates in a row were not finite",
-            where=[f"update {self.learner.updates}", f"the last batch lies in {path}"],
-            hint="lower the learning rate, or use Learner.precision = 'fp32'; the same command "
-            "goes on from the last checkpoint",
-        )
 
     def evaluate(self) -> None:
         """Play evaluation episodes; log return, success, videos and a prediction."""
@@ -282,10 +252,9 @@ class OnlineRun:
         facts = {k.replace("/", " "): v for k, v in result.metrics().items() if "return" in k}
         self.progress.update(self.counters, **facts)
 
-    def log(self) -> None:
-        """Write the means of the training metrics."""
-        self.logs = self.agent_steps // self.settings.log_every
-        self.logger.flush(self.counters, {"replay_records": float(len(self.replay))})
+    def facts(self) -> dict[str, float]:
+        """How full replay is."""
+        return {"replay_records": float(len(self.replay))}
 
     def _log_episode(self, episode: EpisodeStats) -> None:
         kind = "random" if self.warming_up else "train"
@@ -294,32 +263,11 @@ class OnlineRun:
         self.logger.scalars(self.counters, values)
         self.progress.update(self.counters, last_return=episode.return_)
 
-    def save(self, *, last: bool = False) -> None:
-        """Write a checkpoint; a full disk loses none, and ends the run only at its end.
-
-        Raises:
-            DiskFull: while saving for the last time.
-        """
-        if last and self._saved == self._moment():
-            return
-        try:
-            manifest = self.replay.save(self.folder.replay)
-            generation = (self.checkpoints.latest() or 0) + 1
-            self.checkpoints.save(generation, self.state_dict(manifest))
-            self._saved = self._moment()
-            self._prune()
-        except DiskFull as error:
-            if last:
-                raise
-            self.progress.console.print(f"not saved, will try again\n{error}", highlight=False)
-        self._saved_steps = self.agent_steps
-        self.clock.reset()
-
-    def _moment(self) -> tuple[int, int, int]:
-        """What has been done so far; equal where a checkpoint would hold nothing new."""
+    def moment(self) -> tuple[int, ...]:
+        """Steps, updates and evaluations so far."""
         return self.agent_steps, self.learner.updates, self.evaluations
 
-    def _prune(self) -> None:
+    def after_save(self) -> None:
         """Delete chunks of records that no kept checkpoint needs."""
         try:
             kept = [
@@ -332,51 +280,36 @@ class OnlineRun:
             return
         prune(self.folder.replay, kept)
 
-    def state_dict(self, manifest: Any) -> dict[str, Any]:
-        """Everything one generation holds."""
-        agent = {name: part.state_dict() for name, part in self.agent.named_children()}
+    def parts(self) -> dict[str, Any]:
+        """Replay, its prefetched batch, and running episodes."""
         return {
-            **agent,
-            "learner": self.learner.state_dict(),
             "collection": self.collection.state_dict(),
-            "replay": manifest,
+            "replay": self.replay.save(self.folder.replay),
             "prefetch": self.prefetcher.state_dict() if self.prefetcher else {"ready": None},
-            "logger": self.logger.state_dict(),
-            "loop": {
-                "counters": self.counters,
-                "evaluations": self.evaluations,
-                "logs": self.logs,
-                "learn_from": self.learn_from,
-                "seed": self.seed,
-            },
-            "random": random_state(self.device),
         }
 
-    def resume(self, generation: int | None = None) -> None:
-        """Go on from a checkpoint, if there is one; the newest unless a number is given."""
-        self.checkpoints.clean()
-        if self.checkpoints.latest() is None and generation is None:
-            self.logger.start_over()
-            shutil.rmtree(self.folder.replay, ignore_errors=True)
-            return
-        state = self.checkpoints.load(generation)
-        if generation is not None:
-            self.checkpoints.set_aside(generation)
-        load_agent_state(self.agent, state)
-        self.learner.load_state_dict(state["learner"])
+    def load_parts(self, state: Mapping[str, Any]) -> None:
+        """Restore what `parts` gave."""
         self.replay.restore(self.folder.replay, state["replay"])
         if self.prefetcher:
             self.prefetcher.load_state_dict(state["prefetch"])
-        self.logger.load_state_dict(state["logger"])
-        self._load_loop(state["loop"])
         self.collection.load_state_dict(state["collection"])
-        restore_random_state(state["random"], self.device)
 
-    def _load_loop(self, state: Mapping[str, Any]) -> None:
-        self.counters = {name: int(value) for name, value in state["counters"].items()}
-        self.evaluations, self.logs = state["evaluations"], state["logs"]
-        self.learn_from = state["learn_from"]
-        self._saved_steps, self._saved = self.agent_steps, self._moment()
+    def schedule(self) -> dict[str, Any]:
+        """Evaluations so far, and when the learning began."""
+        return {"evaluations": self.evaluations, "learn_from": self.learn_from}
+
+    def load_schedule(self, state: Mapping[str, Any]) -> None:
+        """Restore what `schedule` gave."""
+        self.evaluations, self.learn_from = state["evaluations"], state["learn_from"]
+
+    def begin(self) -> None:
+        """Remove records that an earlier process left unsaved, and load what is to be loaded."""
+        shutil.rmtree(self.folder.replay, ignore_errors=True)
+        if self.settings.load_from is not None:
+            loaded = transfer(self.agent, self.settings.load_from, self.settings.load_modules)
+            loaded.record(self.folder.path)
+            self.progress.console.print(str(loaded), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Close environments and files."""
@@ -384,5 +317,5 @@ class OnlineRun:
             self.prefetcher.close()
         self.collection.close()
         self.evaluation.close()
-        self.logger.close()
+        super().close()
         shutil.rmtree(self.folder.path / "replay-working", ignore_errors=True)

@@ -1,0 +1,231 @@
+"""Transfer: a new run's world model starts with modules that an earlier run has trained.
+
+A module is loaded whole, buffers included, or not at all. What fits is decided by name: a stacked
+dynamics keeps the action-free part that was pre-trained under the name it had there, so a
+pre-training run's `dynamics.action_free` fits the `dynamics.action_free` of fine-tuning.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from wmplatform.agent import Agent
+from wmplatform.checkpoint import Checkpoints
+from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.files import replace_file, to_json
+
+__all__ = ["DoesNotFit", "NothingToLoad", "Transferred", "transfer"]
+
+_PARTED = ("dynamics", "heads")
+"""Components of the world model whose children are components too."""
+_SHOWN = 12
+
+
+class NothingToLoad(PlatformError):
+    """Weights were asked for where there are none."""
+
+    exit_code = ExitCode.BAD_RUN
+
+
+class DoesNotFit(PlatformError):
+    """Modules of a checkpoint do not fit the world model that should load them.
+
+    Args:
+        source: the checkpoint.
+        problems: one line for each tensor or module that differs.
+    """
+
+    exit_code = ExitCode.BAD_RUN
+
+    def __init__(self, source: Path, problems: Sequence[str]) -> None:
+        self.source, self.problems = source, list(problems)
+        more = len(self.problems) - _SHOWN
+        shown = [*self.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        super().__init__(
+            f"the checkpoint does not fit this world model ({len(self.problems)} differ); "
+            "nothing was loaded",
+            where=[str(source), *shown],
+            hint="use the sizes and components of the pre-training, or load fewer modules: "
+            "Online.load_modules",
+        )
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """What came of a transfer."""
+
+    source: str
+    """The checkpoint."""
+    updates: int
+    """That its run had made."""
+    loaded: dict[str, int]
+    """Parameters of each loaded module, by its name in the world model."""
+    fresh: tuple[str, ...]
+    """Modules that keep their initial weights."""
+    unused: tuple[str, ...]
+    """Modules of the checkpoint that were not loaded."""
+
+    def __str__(self) -> str:
+        loaded = ", ".join(f"{name} ({count:,})" for name, count in self.loaded.items())
+        lines = [
+            f"loaded from {self.source}, after {self.updates:,} updates: {loaded or 'nothing'}"
+        ]
+        lines.append(f"freshly initialised: {', '.join(self.fresh) or 'nothing'}")
+        if self.unused:
+            lines.append(f"not loaded from the checkpoint: {', '.join(self.unused)}")
+        return "\n".join(lines)
+
+    def record(self, folder: Path) -> None:
+        """Write it into a run folder, as `transfer.json`."""
+        replace_file(folder / "transfer.json", to_json(asdict(self)))
+
+
+def transfer(agent: Agent, source: Path | str, modules: Sequence[str] | None = None) -> Transferred:
+    """Load modules of a checkpoint's world model into an agent's, in place.
+
+    Args:
+        agent: as assembled.
+        source: a run folder or its `checkpoints` (the newest generation), or one generation, e.g.
+            `runs/pretrain/milestones/gen-000050000`.
+        modules: names below the world model, e.g. `("encoder", "dynamics.action_free")`. Unless
+            given, every component of the checkpoint, which all have to fit.
+
+    Raises:
+        NothingToLoad: there is no checkpoint, or not such a module.
+        DoesNotFit: names or shapes differ; nothing was loaded then.
+        UnreadableCheckpoint: it is damaged.
+    """
+    checkpoints, generation = _find(Path(source))
+    weights: dict[str, Tensor] = checkpoints.load_part("world_model", generation)
+    updates = checkpoints.load_part("loop", generation)["counters"].get("updates", 0)
+    model, path = agent.world_model, checkpoints.path(generation)
+    mine, theirs = _components(model.state_dict()), _components(weights)
+    chosen = [name for name in mine if name in theirs] if modules is None else list(modules)
+    problems = [p for name in chosen for p in _differences(name, model, weights)]
+    if modules is None:
+        problems += _strangers(weights, mine)
+    else:
+        _check_names(path, chosen, model.state_dict(), weights)
+    if problems:
+        raise DoesNotFit(path, problems)
+    for name in chosen:
+        model.get_submodule(name).load_state_dict(_below(weights, name))
+    return Transferred(
+        source=str(path),
+        updates=int(updates),
+        loaded={name: _size(model.get_submodule(name)) for name in chosen},
+        fresh=(
+            *_left(mine, chosen),
+            *(name for name, _ in agent.named_children() if name != "world_model"),
+        ),
+        unused=tuple(_left(theirs, chosen)),
+    )
+
+
+def _find(source: Path) -> tuple[Checkpoints, int]:
+    """Find the generation that a path means.
+
+    Raises:
+        NothingToLoad: none.
+    """
+    name = source.name
+    if name.startswith("gen-") and name[4:].isdecimal() and source.is_dir():
+        return Checkpoints(source.parent), int(name[4:])
+    for folder in (source / "checkpoints", source):
+        newest = Checkpoints(folder).latest()
+        if newest is not None:
+            return Checkpoints(folder), newest
+    raise NothingToLoad(
+        "there is no checkpoint to load",
+        where=str(source),
+        hint="name a run folder that holds one, or one generation: <run>/checkpoints/gen-...",
+    )
+
+
+def _components(names: Collection[str]) -> list[str]:
+    """Name the components that tensors belong to: `encoder`, `dynamics.action_free`, ..."""
+    paths = [name.split(".") for name in names]
+    whole = {path[0] for path in paths if len(path) == 2}  # has tensors of its own
+    parted = set(_PARTED) - whole
+    found = [".".join(path[: 2 if path[0] in parted else 1]) for path in paths]
+    return list(dict.fromkeys(found))
+
+
+def _check_names(
+    path: Path, chosen: Sequence[str], mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> None:
+    """Check that the chosen modules exist on both sides.
+
+    Raises:
+        NothingToLoad: one does not, or it is chosen twice.
+    """
+    problems = [] if chosen else ["no module is named"]
+    for index, name in enumerate(chosen):
+        for side, weights in (("world model", mine), ("checkpoint", theirs)):
+            if not _below(weights, name):
+                problems.append(f"the {side} has no module {name!r}")
+        if _covered(name, [*chosen[:index], *chosen[index + 1 :]]):
+            problems.append(f"{name!r} is named twice")
+    if problems:
+        raise NothingToLoad(
+            "; ".join(problems),
+            where=str(path),
+            hint=f"the checkpoint has {', '.join(_components(theirs))};\n"
+            f"the world model has {', '.join(_components(mine))}",
+        )
+
+
+def _differences(name: str, model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """List the tensors of a module that are not the same on both sides."""
+    mine, theirs = _below(model.state_dict(), name), _below(weights, name)
+    found = []
+    for key in sorted({*mine, *theirs}):
+        if key not in theirs:
+            found.append(f"{name}.{key}: {_shape(mine[key])} is not in the checkpoint")
+        elif key not in mine:
+            found.append(f"{name}.{key}: {_shape(theirs[key])} is in the checkpoint only")
+        elif _shape(mine[key]) != _shape(theirs[key]):
+            here, there = _shape(mine[key]), _shape(theirs[key])
+            found.append(f"{name}.{key}: {here} here, {there} in the checkpoint")
+    return found
+
+
+def _strangers(weights: Mapping[str, Tensor], mine: Collection[str]) -> list[str]:
+    """List the tensors of the checkpoint's components that the world model does not have.
+
+    Loading everything means everything: what has no place here must be left out by name.
+    """
+    return [
+        f"{name}.{key}: {_shape(x)} is in the checkpoint only"
+        for name in _components(weights)
+        if name not in mine
+        for key, x in _below(weights, name).items()
+    ]
+
+
+def _below(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Tensors of a module, by their names within it."""
+    prefix = f"{name}."
+    return {key[len(prefix) :]: x for key, x in weights.items() if key.startswith(prefix)}
+
+
+def _covered(name: str, chosen: Collection[str]) -> bool:
+    """Whether a module is one of those chosen or lies in one."""
+    return any(name == each or name.startswith(f"{each}.") for each in chosen)
+
+
+def _left(components: Collection[str], chosen: Collection[str]) -> list[str]:
+    """List the components that are not loaded, or not wholly."""
+    parts = {name for name in components if any(each.startswith(f"{name}.") for each in chosen)}
+    rest = [name for name in components if not _covered(name, chosen)]
+    return [f"the rest of {name}" if name in parts else name for name in rest]
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
