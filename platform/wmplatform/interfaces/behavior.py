@@ -52,6 +52,7 @@ class Phase:
 
     name: str
     compute: Callable[[Update], Sequence[Objective]]
+    """Gives no objective in an update in which the phase is not due."""
     after: Callable[[Update], None] | None = None
     """Runs after the optimisers have stepped, e.g. a target copy."""
 

@@ -21,6 +21,7 @@ from wmplatform.training.capture import CapturedPlan
 from wmplatform.training.optim import Adam
 from wmplatform.training.processes import GradientExchange
 from wmplatform.types import Batch, Metrics
+from wmplatform.world_model import IncompatibleParts
 
 __all__ = ["BadGroups", "Learner"]
 
@@ -67,9 +68,17 @@ class Learner:
 
         Raises:
             BadGroups: a trainable parameter is in no group or in two.
+            IncompatibleParts: batches stack another number of frames than the agent.
         """
         self.agent, self.precision, self._exchange = agent, precision, exchange
         self.data = data()
+        stack = self.data.stack if isinstance(self.data, Transitions) else 1
+        if stack != agent.frame_stack:
+            raise IncompatibleParts(
+                f"{type(self.data).__name__} give {stack} frames an observation, but the agent's "
+                f"frame_stack is {agent.frame_stack}",
+                hint="set Agent.frame_stack and Transitions.stack to the same number",
+            )
         self.max_bad_updates = max_bad_updates
         self._names = _assign(agent, groups)
         if set(optimizers) != set(groups):
@@ -162,6 +171,8 @@ class Learner:
         before = [x.clone() for x in self._statistics]
         with self._autocast():
             objectives = phase.compute(update)
+        if not objectives:  # a phase that is not due this time
+            return torch.zeros_like(self.bad_updates)
         grads = self._gradients(objectives)
         if self._exchange:
             for each in grads.values():
