@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,39 @@ def test_pictures_and_videos_are_named_by_their_moment(tmp_path: Path) -> None:
     assert video == tmp_path / "videos" / "eval-policy-000000010.mp4"
     assert image.exists()
     assert video.exists()
+
+
+@contextmanager
+def largest_file(limit: int) -> Iterator[None]:
+    """No file may exceed so many bytes: the system's own error, without root rights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_on_a_full_disk_lines_wait_and_a_checkpoint_waits_for_them(
+    tmp_path: Path, metrics: Path
+) -> None:
+    shown, _, text = progress(terminal=False)
+    logger = RunLogger(tmp_path, progress=shown)
+    log_some(logger, 0, 4)
+    with largest_file(metrics.stat().st_size + 10):
+        log_some(logger, 4, 8)
+        logger.image("open_loop", counters(9), np.zeros((80, 80, 3), np.uint8))
+        logger.video("policy", counters(9), np.zeros((3, 80, 80, 3), np.uint8), 10)
+        with pytest.raises(DiskFull):
+            logger.state_dict()
+    assert text.getvalue().count("the disk is full, the run goes on") == 1
+    assert [line["agent_steps"] for line in without_time(metrics)] == [1, 3]
+    assert not list(tmp_path.glob("*/.writing-*"))
+    logger.state_dict()
+    logger.close()
+    assert [line["agent_steps"] for line in without_time(metrics)] == [1, 3, 5, 7]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Scalars("loss")[0].step == 2
 
 
 class Clock:

@@ -63,6 +63,10 @@ class Progress:
             self._printed_s = now
             self._print()
 
+    def say(self, text: str) -> None:
+        """Print a line above the progress."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def rates(self) -> dict[str, float]:
         """Return each counter's change per second over the last half minute."""
         if len(self._seen) < 2:

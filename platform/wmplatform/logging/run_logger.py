@@ -1,23 +1,31 @@
 """Everything that a run writes down for people: numbers, pictures and videos.
 
 `metrics.jsonl` is the record; TensorBoard shows the same numbers for convenience.
+
+A full disk stops none of it: lines wait for space, and a checkpoint waits for the lines. Pictures,
+videos and TensorBoard's events are for the eye, so those that do not fit are left out.
 """
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wmplatform.files import explained_writes
+from wmplatform.files import DiskFull
 from wmplatform.json_lines import JsonLines
 from wmplatform.logging.progress import Progress
 from wmplatform.logging.running_means import RunningMeans
 from wmplatform.pictures import write_png, write_video
+
+if TYPE_CHECKING:
+    from wmplatform.logging.event_file import EventFile
 
 __all__ = ["RunLogger"]
 
@@ -47,9 +55,12 @@ class RunLogger:
         self.means = RunningMeans()
         self._lines = JsonLines(folder / "metrics.jsonl")
         self._wants_events = tensorboard
-        self._events: Any = None
+        self._events: EventFile | None = None
         self._purge: int | None = None
         self._last: dict[str, int] = {}
+        self._waiting: deque[dict[str, Any]] = deque()
+        """Lines that did not fit on the disk yet."""
+        self._told = False
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Take scalars of one update into the means; never waits for the device."""
@@ -68,9 +79,6 @@ class RunLogger:
 
         Returns:
             The means.
-
-        Raises:
-            DiskFull: there is no space; nothing of the line is in the file.
         """
         means = self.means.take()
         if not means and dict(counters) == self._last:
@@ -81,25 +89,20 @@ class RunLogger:
         return means
 
     def scalars(self, counters: Mapping[str, int], values: Mapping[str, float]) -> None:
-        """Write one line with these values now.
-
-        Raises:
-            DiskFull: there is no space; nothing of the line is in the file.
-        """
+        """Write one line with these values, now or when there is space."""
         self._last = dict(counters)
-        self._lines.append({**counters, "time_s": round(time.time(), 3), **values})
-        with explained_writes(self.folder / "tensorboard", "TensorBoard's events"):
-            if writer := self._writer():
-                for name, value in values.items():
-                    writer.add_scalar(name, value, counters[self.axis])
+        self._waiting.append({**counters, "time_s": round(time.time(), 3), **values})
+        with self._unless_full():
+            self._write_waiting()
+            self._told = False
+        self._show(lambda events: events.scalars(values, counters[self.axis]))
 
     def image(self, name: str, counters: Mapping[str, int], image: NDArray[np.uint8]) -> Path:
         """Write a picture uint8 `[H, W, 3]` as `pictures/<name>-<axis>.png`."""
         path = self._target("pictures", name, counters, ".png")
-        write_png(path, image)
-        with explained_writes(self.folder / "tensorboard", "TensorBoard's events"):
-            if writer := self._writer():
-                writer.add_image(name, image, counters[self.axis], dataformats="HWC")
+        with self._unless_full():
+            write_png(path, image)
+        self._show(lambda events: events.image(name, image, counters[self.axis]))
         return path
 
     def video(
@@ -110,13 +113,19 @@ class RunLogger:
         Returns:
             The file that was written: a GIF where PyAV is not installed.
         """
-        return write_video(self._target("videos", name, counters, ".mp4"), frames, fps)
+        written = target = self._target("videos", name, counters, ".mp4")
+        with self._unless_full():
+            written = write_video(target, frames, fps)
+        return written  # noqa: RET504 - the block may not have come that far
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the metrics end, and what is summed up; the lines are on the disk then."""
+        """Return where the metrics end, and what is summed up; the lines are on the disk then.
+
+        Raises:
+            DiskFull: there is no space for the lines; they go on waiting.
+        """
+        self._write_waiting()
         self._lines.sync()
-        if self._events is not None:
-            self._events.flush()
         return {
             "offset": self._lines.offset,
             "means": self.means.state_dict(),
@@ -141,7 +150,11 @@ class RunLogger:
         self.load_state_dict({"offset": 0, "means": [], "counters": {}})
 
     def close(self) -> None:
-        """Close all files; a second call does nothing."""
+        """Close all files; a second call does nothing. Lines that still do not fit are lost."""
+        if self._waiting:
+            with suppress(DiskFull):
+                self._write_waiting()
+            self._waiting.clear()
         self._lines.close()
         if self._events is not None:
             self._events.close()
@@ -163,16 +176,28 @@ class RunLogger:
         file = f"{name.replace('/', '-')}-{counters[self.axis]:09d}{suffix}"
         return self.folder / place / file
 
-    def _writer(self) -> Any:
-        """Open TensorBoard's writer when it is first needed: it is slow to import.
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            self._lines.append(self._waiting[0])
+            self._waiting.popleft()
 
-        Returns:
-            The writer, or None where none is wanted.
-        """
-        if self._events is None and self._wants_events:
-            from torch.utils.tensorboard import SummaryWriter
+    @contextmanager
+    def _unless_full(self) -> Iterator[None]:
+        """Let a block fail on a full disk; the first time, say so."""
+        try:
+            yield
+        except DiskFull as error:
+            if self.progress is not None and not self._told:
+                self.progress.say(f"the disk is full, the run goes on: {error.what} ({error.path})")
+            self._told = True
 
-            # TensorBoard hides what earlier processes wrote from `purge_step` on.
-            place = str(self.folder / "tensorboard")
-            self._events = SummaryWriter(place, purge_step=self._purge)
-        return self._events
+    def _show(self, write: "Callable[[EventFile], None]") -> None:
+        """Write to TensorBoard's file, opened when it is first needed: it is slow to import."""
+        if not self._wants_events:
+            return
+        from wmplatform.logging.event_file import EventFile
+
+        with self._unless_full():
+            if self._events is None:
+                self._events = EventFile(self.folder / "tensorboard", self._purge)
+            write(self._events)
