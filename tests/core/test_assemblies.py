@@ -15,9 +15,10 @@ from torch import Tensor
 
 from wmplatform.agent import Agent
 from wmplatform.contracts import run as contracts
+from wmplatform.contracts.latent_dynamics import check_latent_dynamics
 from wmplatform.contracts.reference import draw_records, draw_transitions
 from wmplatform.distributions import UnitNormal
-from wmplatform.interfaces import ArraySpec, Encoder, EnvSpec, Phase, Update
+from wmplatform.interfaces import ActionSpec, ArraySpec, Encoder, EnvSpec, Phase, Update
 from wmplatform.replay import Replay, Segments, Transitions
 from wmplatform.types import tree_map
 from wmplatform.world_model import IncompatibleParts, WorldModel
@@ -54,6 +55,18 @@ def imagines(agent: Agent) -> None:
     found = agent.open_loop(batch, 3)
     assert found["model"].shape == found["truth"].shape
     assert torch.isfinite(found["model"]).all()
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "embeds"),
+    [
+        (branches.Isolated, {"ctrl": ArraySpec((5,)), "free": ArraySpec((4,))}),
+        (window.Ring, {"embed": ArraySpec((8,))}),
+        (stacked.ActionFree, {"embed": ArraySpec((8,))}),
+    ],
+)
+def test_the_laws_of_dynamics_hold_for_unusual_ones(dynamics: Any, embeds: Any) -> None:
+    assert check_latent_dynamics(dynamics, embeds, ActionSpec(3)).violations == []
 
 
 # A model-free agent

@@ -130,11 +130,15 @@ class ActionFree(LatentDynamics):
         context: Context | None = None,
         deterministic: bool = False,
     ) -> Imagined:
-        assert isinstance(policy, Tensor)
-        cell = self.action_free
+        cell, actions = self.action_free, []
         push = cell.project_action(None)
-        z = cell.roll(carry["z"], lambda i, z: push, horizon, deterministic=deterministic)
-        return Imagined({"z": z}, policy)
+
+        def action_at(i: int, z: dict[str, Tensor]) -> Tensor:
+            actions.append(policy[:, i] if isinstance(policy, Tensor) else policy(joined(z)))
+            return push
+
+        z = cell.roll(carry["z"], action_at, horizon, deterministic=deterministic)
+        return Imagined({"z": z}, torch.stack(actions, 1))
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         loss, kl = balanced_kl(observed.aux["post"], observed.aux["prior"], 0.8, 0.0)
