@@ -47,8 +47,8 @@ class DiskFull(CannotWrite):
     """The disk (or the quota, or the largest file allowed) is used up; older files are whole."""
 
     _hint = (
-        "free some space and start the same command again; it goes on from the last checkpoint,\n"
-        "which was not touched"
+        "free some space and start the same command again; "
+        "it goes on from the last checkpoint, which was not touched"
     )
 
 

@@ -13,10 +13,12 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +26,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.files import explained_writes, replace_file, to_json
+from wmplatform.files import CannotWrite, explained_writes, replace_file, to_json
 from wmplatform.gin_lines import Difference, compare
 from wmplatform.source_state import git_state
 
@@ -39,7 +41,10 @@ __all__ = [
 
 MAY_DIFFER = re.compile(
     r"""(.*[./])?
-    ((Online|Pretrain)\.(total_\w+|(eval|save|log)_every\w*|keep\w*|replay_device)|Evaluation\.\w+)""",
+    ((Online|Pretrain)\.(
+        total_\w+|(eval|validate|video|save|log|milestone)_every\w*|keep\w*|replay_device
+        |validation_batches|observed_frames|predicted_frames|video_clips|fps
+    )|Evaluation\.\w+)""",
     re.VERBOSE,
 )
 """Parameters that may change when a run is resumed: how long it is, and when and how it is looked
@@ -47,6 +52,9 @@ at. None of them changes what an update computes."""
 
 _FOLDERS = ("tensorboard", "videos", "pictures", "checkpoints", "replay")
 _LOCK = "run.lock"
+_NOTES = ("config.gin", "provenance.json")
+_HISTORY = "config-history"
+_WORKING = "replay-working"
 _LIBRARIES = ("torch", "torchrl", "tensordict", "gymnasium", "numpy", "gin-config", "safetensors")
 
 
@@ -106,7 +114,9 @@ class _Lock:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(os.fstat(descriptor), os.stat(folder / _LOCK)):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):  # held, or just taken back with its folder
             owner = os.read(descriptor, 200).decode(errors="replace").strip()
             os.close(descriptor)
             raise FolderInUse(folder, owner) from None
@@ -127,6 +137,10 @@ class RunFolder:
         self.is_new = is_new
         """False where this process resumes a run."""
         self._lock: _Lock | None = lock
+        self._made = [path / name for name in _FOLDERS if not (path / name).exists()]
+        self._notes = {name: _content(path / name) for name in _NOTES}
+        self._sizes = self._sizes_now()
+        self._history: Path | None = None
 
     @classmethod
     def open(
@@ -153,15 +167,17 @@ class RunFolder:
             DiskFull: there is no space.
             CannotWrite: the folder cannot be made or written.
         """
+        _refuse_foreign(path)  # before a lock file is left in it
         with explained_writes(path, "the run folder"):
             path.mkdir(parents=True, exist_ok=True)
             lock = _Lock.take(path)
+        folder = cls(path, lock, is_new=not (path / "config.gin").exists())
         try:
-            folder = cls(path, lock, is_new=not (path / "config.gin").exists())
             folder._settle(config_text, (provenance or {}).get("seed"), allow_config_change)
             folder._record_start(provenance or {})
         except BaseException:
-            lock.release()
+            folder.take_back()
+            folder.close()
             raise
         return folder
 
@@ -196,9 +212,42 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def milestones(self) -> Path:
+        """World models that are kept for good, as generations numbered by updates."""
+        return self.path / "milestones"
+
+    @property
     def replay(self) -> Path:
         """Chunks of records that checkpoints refer to."""
         return self.path / "replay"
+
+    def take_back(self) -> None:
+        """Undo what `open` did, if nothing was logged or saved since.
+
+        A start that fails leaves no folder, or that of the run as it was: the mended command then
+        neither meets another configuration nor a run that never began.
+        """
+        if self._sizes_now() != self._sizes:
+            return
+        for name, content in self._notes.items():
+            if content != _content(self.path / name):
+                _put_back(self.path / name, content)
+        if self._history is not None:
+            self._history.unlink(missing_ok=True)
+            _remove_if_empty(self._history.parent)
+        for folder in (*self._made, self.path / _WORKING):
+            shutil.rmtree(folder, ignore_errors=True)
+        if self.is_new:
+            self.metrics.unlink(missing_ok=True)
+            (self.path / _LOCK).unlink(missing_ok=True)
+            _remove_if_empty(self.path)
+
+    def _sizes_now(self) -> dict[Path, int]:
+        """Look up the size of every file that holds something of the run's work."""
+        ours = {_LOCK, _HISTORY, _WORKING, *_NOTES}
+        tops = [top for top in self.path.iterdir() if top.name not in ours]
+        files = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
+        return {path: size for path in files if (size := path.stat().st_size)}
 
     def close(self) -> None:
         """Let other processes use the folder; a second call does nothing."""
@@ -228,7 +277,7 @@ class RunFolder:
     def _settle(self, config_text: str, seed: int | None, allow_config_change: bool) -> None:
         """Write the configuration of a new run, or compare it with that of an old one."""
         if self.is_new:
-            self._refuse_foreign()
+            _refuse_foreign(self.path)
         else:
             self._compare(config_text, seed, allow_config_change)
         with explained_writes(self.path, "the run folder"):
@@ -237,16 +286,6 @@ class RunFolder:
         # Last: a folder with a config.gin is a run folder, and complete.
         if self.is_new or self.config.read_text() != config_text:
             replace_file(self.config, config_text)
-
-    def _refuse_foreign(self) -> None:
-        own = {_LOCK, ".writing-config.gin", *_FOLDERS}
-        foreign = sorted(path.name for path in self.path.iterdir() if path.name not in own)
-        if foreign:
-            raise NotARunFolder(
-                f"the folder is not empty and holds no run ({', '.join(foreign[:3])} ...)",
-                where=str(self.path),
-                hint="choose another folder with --run-dir",
-            )
 
     def _compare(self, config_text: str, seed: int | None, allow_config_change: bool) -> None:
         stored = self.config.read_text()
@@ -261,11 +300,12 @@ class RunFolder:
             self._keep_old(stored)
 
     def _keep_old(self, stored: str) -> None:
-        history = self.path / "config-history"
+        history = self.path / _HISTORY
         with explained_writes(history, "the old configuration"):
             history.mkdir(exist_ok=True)
         number = 1 + len(list(history.glob("*.gin")))
-        replace_file(history / f"{number:03d}.gin", stored)
+        self._history = history / f"{number:03d}.gin"
+        replace_file(self._history, stored)
 
     def _record_start(self, provenance: Mapping[str, Any]) -> None:
         path = self.path / "provenance.json"
@@ -274,6 +314,38 @@ class RunFolder:
             # A record of the past only: kept for whoever looks, no reason to refuse the run.
             path.rename(path.with_suffix(".unreadable"))
         replace_file(path, to_json({"starts": [*starts, {**_start(), **provenance}]}))
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a folder that holds files, but no run."""
+    if not path.is_dir() or (path / "config.gin").exists():
+        return
+    own = {_LOCK, ".writing-config.gin", *_FOLDERS}
+    foreign = sorted(each.name for each in path.iterdir() if each.name not in own)
+    if foreign:
+        more = ", ..." if len(foreign) > 3 else ""
+        raise NotARunFolder(
+            f"the folder is not empty and holds no run (it has {', '.join(foreign[:3])}{more})",
+            where=str(path),
+            hint="choose another folder with --run-dir",
+        )
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink()
+        return
+    with suppress(CannotWrite):  # the error that led here is the one to be told
+        replace_file(path, content)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:

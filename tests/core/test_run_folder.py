@@ -136,7 +136,39 @@ def test_a_foreign_folder_is_refused(run_dir: Path) -> None:
     with pytest.raises(NotARunFolder, match=r"thesis\.tex") as caught:
         open_folder(run_dir)
     assert caught.value.exit_code == ExitCode.BAD_RUN
-    assert not (run_dir / "config.gin").exists()
+    assert [path.name for path in run_dir.iterdir()] == ["thesis.tex"]
+
+
+def test_a_start_without_work_can_be_taken_back(run_dir: Path) -> None:
+    with open_folder(run_dir) as folder:
+        (folder.path / "metrics.jsonl").touch()
+        (folder.path / "replay-working").mkdir()
+        (folder.path / "replay-working" / "pixels.bin").write_text("x")
+        folder.take_back()
+    assert not run_dir.exists()
+
+
+def test_a_resumed_start_without_work_leaves_the_run_as_it_was(run_dir: Path) -> None:
+    open_folder(run_dir).close()
+    (run_dir / "metrics.jsonl").write_text("{}\n")
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    del before[run_dir / "run.lock"]
+    with open_folder(run_dir, CONFIG + "Evaluation.episodes = 3\n") as folder:
+        assert (run_dir / "config-history" / "001.gin").exists()
+        folder.take_back()
+    after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    del after[run_dir / "run.lock"]
+    assert after == before
+
+
+@pytest.mark.parametrize("place", ["metrics.jsonl", "checkpoints/gen-000000001/manifest.json"])
+def test_work_is_never_taken_back(run_dir: Path, place: str) -> None:
+    with open_folder(run_dir) as folder:
+        (run_dir / place).parent.mkdir(exist_ok=True)
+        (run_dir / place).write_text("{}\n")
+        folder.take_back()
+    assert (run_dir / place).exists()
+    assert (run_dir / "config.gin").exists()
 
 
 def test_a_start_killed_before_its_config_was_written_is_taken_over(run_dir: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from wmplatform.config import Config
 from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.files import replace_file
 from wmplatform.registry import provenance
 from wmplatform.run_folder import RunFolder
 
@@ -27,7 +28,7 @@ def choose_device(name: str | None) -> str:
     if name is None or name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).cpu()  # `meta` makes tensors, but they hold nothing
     except (RuntimeError, AssertionError) as error:
         raise NoSuchDevice(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}",
@@ -75,6 +76,10 @@ def launch(
         provenance=origin,
         allow_config_change=allow_config_change,
     ) as folder:
-        code: ExitCode = loop.run(folder, seed=seed, device=chosen, resume_from=resume_from)
-        (run_dir / "operative.gin").write_text(config.operative())
+        try:
+            code: ExitCode = loop.run(folder, seed=seed, device=chosen, resume_from=resume_from)
+        except BaseException:
+            folder.take_back()
+            raise
+        replace_file(run_dir / "operative.gin", config.operative())
     return code
