@@ -49,7 +49,10 @@ class UnreadableCheckpoint(PlatformError):
         self.path, self.reason, self.older = path, reason, older
         hint = "there is no older generation: start again in another folder (--run-dir)"
         if older:
-            hint = f"go on from an older generation: --resume-from {older[-1]}"
+            hint = (
+                f"use generation {older[-1]}: --resume-from {older[-1]} goes on from it "
+                f"(of evaluate: --checkpoint {older[-1]})"
+            )
         super().__init__(f"the checkpoint {reason}", where=str(path), hint=hint)
 
 

@@ -99,14 +99,14 @@ class UnreadableReplay(PlatformError):
     Args:
         path: the file.
         reason: what is wrong with it, as the end of a sentence.
+        older: a generation that does without the file; None where none is known.
     """
 
     exit_code = ExitCode.BAD_RUN
 
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path, self.reason = path, reason
-        super().__init__(
-            f"a part of the saved replay {reason}",
-            where=str(path),
-            hint="go on from an older checkpoint, or start again in another folder",
-        )
+    def __init__(self, path: Path, reason: str, older: int | None = None) -> None:
+        self.path, self.reason, self.older = path, reason, older
+        hint = "every checkpoint needs it: start again in another folder (--run-dir)"
+        if older is not None:
+            hint = f"go on from a generation that does without it: --resume-from {older}"
+        super().__init__(f"a part of the saved replay {reason}", where=str(path), hint=hint)
