@@ -395,4 +395,5 @@ def _build(what: str, make: Factory[_Part], *wiring: object) -> _Part:
         return make(*wiring)
     except ValueError as error:
         name = getattr(make, "__name__", str(make))
-        raise IncompatibleParts(f"{what} {name} cannot be built: {error}") from error
+        why = str(error).partition("\n")[0]  # gin adds lines about itself
+        raise IncompatibleParts(f"{what} {name} cannot be built: {why}") from error

@@ -14,19 +14,38 @@ from annotated_types import Ge, Gt
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import UnreadableCheckpoint
 from wmplatform.collect import Collection, EpisodeStats
-from wmplatform.errors import ExitCode
+from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
 from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.logging import Progress
-from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, prune
+from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, UnreadableReplay, prune
 from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
 from wmplatform.training.learner import Learner
 from wmplatform.training.run_base import Diverged, TrainingRun
 from wmplatform.transfer import transfer
 
-__all__ = ["Diverged", "Online", "OnlineRun", "train"]
+__all__ = ["Diverged", "EpisodesTooShort", "Online", "OnlineRun", "train"]
+
+
+class EpisodesTooShort(PlatformError):
+    """No episode can hold what the learner samples, so it would never learn.
+
+    Args:
+        need: records that the learner's request needs.
+        records: of the longest episode.
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, need: int, records: int) -> None:
+        self.need, self.records = need, records
+        super().__init__(
+            f"the learner samples {need} consecutive records, and an episode has {records} at most",
+            hint=f"ask for {records} or fewer (e.g. Segments.length), or set the environment's "
+            f"time_limit to {need - 1} or more",
+        )
 
 
 class Online:
@@ -120,6 +139,7 @@ class Online:
                 train(run, stop)
             finally:
                 run.close()
+            run.explain(stop)
         return ExitCode.INTERRUPTED if stop.requested else ExitCode.OK
 
 
@@ -164,6 +184,7 @@ class OnlineRun(TrainingRun):
         )
         self.collection = settings.collection(self.adapter, self.agent, seed)
         self.evaluation = settings.evaluation()
+        self._refuse_short_episodes()
         self.replay = self._build_replay()
         self.prefetcher: Prefetcher | None = None
         if settings.prefetch:
@@ -171,6 +192,11 @@ class OnlineRun(TrainingRun):
         self.evaluations = 0
         self.learn_from: int | None = None
         """Agent steps at which the prefill ended."""
+
+    def _refuse_short_episodes(self) -> None:
+        limit, need = self.spec.time_limit, self.learner.data.records
+        if limit is not None and need > limit + 1:
+            raise EpisodesTooShort(need, limit + 1)
 
     def _build_replay(self) -> Replay:
         """Keep records with the learner where there is room, else in the machine's memory."""
@@ -181,7 +207,7 @@ class OnlineRun(TrainingRun):
             except CapacityTooLarge:
                 if where == "learner":
                     raise
-                self.progress.console.print("replay does not fit on the device; kept in memory")
+                self.progress.say("replay does not fit on the device; kept in memory")
         return self._replay_on(torch.device("cpu"))
 
     def _replay_on(self, device: torch.device) -> Replay:
@@ -252,6 +278,15 @@ class OnlineRun(TrainingRun):
         facts = {k.replace("/", " "): v for k, v in result.metrics().items() if "return" in k}
         self.progress.update(self.counters, **facts)
 
+    def explain(self, stop: StopRequest) -> None:
+        """Say so if the run ended without having learned anything."""
+        if self.learner.updates == 0 and not stop.requested:
+            self.progress.say(
+                f"note: no update was made: they begin after {self.settings.prefill_agent_steps} "
+                f"agent steps (Online.prefill_agent_steps) and an episode of "
+                f"{self.learner.data.records} records"
+            )
+
     def facts(self) -> dict[str, float]:
         """How full replay is."""
         return {"replay_records": float(len(self.replay))}
@@ -276,7 +311,7 @@ class OnlineRun(TrainingRun):
             ]
         except UnreadableCheckpoint as error:
             # Somebody may still want to mend it: then nothing that it could need is deleted.
-            self.progress.console.print(f"old records are kept\n{error}", highlight=False)
+            self.progress.say(f"old records are kept: {error.what} ({error.path})")
             return
         prune(self.folder.replay, kept)
 
@@ -290,10 +325,25 @@ class OnlineRun(TrainingRun):
 
     def load_parts(self, state: Mapping[str, Any]) -> None:
         """Restore what `parts` gave."""
-        self.replay.restore(self.folder.replay, state["replay"])
+        self._restore_replay(state["replay"])
         if self.prefetcher:
             self.prefetcher.load_state_dict(state["prefetch"])
         self.collection.load_state_dict(state["collection"])
+
+    def _restore_replay(self, manifest: Any) -> None:
+        """Read the records back.
+
+        Raises:
+            UnreadableReplay: names the newest generation that does without the damaged file.
+        """
+        try:
+            self.replay.restore(self.folder.replay, manifest)
+        except UnreadableReplay as error:
+            for older in reversed(self.checkpoints.generations()):
+                chunks = self.checkpoints.load_part("replay", older)["chunks"]
+                if error.path.name not in {chunk["file"] for chunk in chunks}:
+                    raise UnreadableReplay(error.path, error.reason, older) from error
+            raise
 
     def schedule(self) -> dict[str, Any]:
         """Evaluations so far, and when the learning began."""
@@ -309,7 +359,7 @@ class OnlineRun(TrainingRun):
         if self.settings.load_from is not None:
             loaded = transfer(self.agent, self.settings.load_from, self.settings.load_modules)
             loaded.record(self.folder.path)
-            self.progress.console.print(str(loaded), highlight=False, soft_wrap=True)
+            self.progress.say(str(loaded))
 
     def close(self) -> None:
         """Close environments and files."""
