@@ -1,18 +1,20 @@
-"""What the assemblies share: a small environment, a learner, and what an update moved."""
+"""What the assemblies share: a small environment, records, a learner, what an update moved."""
 
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from wmplatform.agent import Agent
+from wmplatform.contracts.reference import draw_records
 from wmplatform.images import to_centred
 from wmplatform.interfaces import ActionSpec, ArraySpec, Encoder, EnvSpec, Explorer
 from wmplatform.training.learner import Learner
 from wmplatform.training.optim import Adam
-from wmplatform.types import FeatureSpec
+from wmplatform.types import FeatureSpec, Mode
 
 SPEC = EnvSpec({"pixels": ArraySpec((3, 8, 8), "uint8")}, ActionSpec(2), time_limit=20)
 
@@ -66,3 +68,32 @@ def trainable(agent: nn.Module) -> set[str]:
 def below(names: set[str], *prefixes: str) -> set[str]:
     """Those that begin so."""
     return {name for name in names if name.startswith(prefixes)}
+
+
+def records(seed: int = 0, *, length: int = 7) -> TensorDict:
+    """A segment; row 1 starts an episode at record 2."""
+    return draw_records(SPEC, seed, length=length)
+
+
+def play(agent: Agent, steps: int = 4, rows: int = 3, mode: Mode = "train") -> Tensor:
+    """Act for some steps and check that the actions are valid."""
+    memory, actions = None, []
+    for t in range(steps):
+        seen = {"pixels": records(t)["pixels"][:rows, 0]}
+        first = torch.full((rows,), t == 0)
+        first[1] |= t == 2
+        action, memory = agent.act(seen, first, memory, mode=mode, agent_steps=t)
+        actions.append(action)
+    played = torch.stack(actions, 1)
+    assert played.shape == (rows, steps, agent.spec.action.size)
+    assert torch.isfinite(played).all()
+    assert (played.abs() <= 1).all()
+    return played
+
+
+def imagines(agent: Agent) -> None:
+    """Open-loop prediction gives images of the records that remain."""
+    batch = records()
+    found = agent.open_loop(batch, 3)
+    assert found["model"].shape == found["truth"].shape
+    assert torch.isfinite(found["model"]).all()
