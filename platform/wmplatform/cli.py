@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except PlatformError as error:
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(_message(error), markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
         errors.print("interrupted", highlight=False)
@@ -53,6 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     return code
+
+
+def _message(error: PlatformError) -> str:
+    """Give an error's text, without what gin adds to it on its way out of a component."""
+    if "gin" not in sys.modules:
+        return str(error)
+    from wmplatform.config import without_gin
+
+    return str(without_gin(error))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,8 +128,8 @@ def _add_describe(commands: "_Commands[argparse.ArgumentParser]") -> None:
 def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
     text = "check that a component keeps the laws of its interface"
     parser = commands.add_parser("check", help=text, description=text)
-    parser.add_argument("group", help="e.g. encoders, or encoder")
-    parser.add_argument("name", help="the component's name in that group")
+    parser.add_argument("group", help="e.g. encoder, or the whole name: encoders.cnn")
+    parser.add_argument("name", nargs="?", help="the component's name in that group, e.g. cnn")
     _add_bind(parser)
     parser.set_defaults(command=_check)
 
@@ -178,18 +187,18 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _natural(text: str) -> int:
     """Parse a whole number from 0 on."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is negative")
-    return number
+    return _whole(text, least=0)
 
 
 def _positive(text: str) -> int:
     """Parse a whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+    return _whole(text, least=1)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.registry import GROUPS, BrokenPlugin, Component, components, find
+from wmplatform.registry import GROUPS, BrokenPlugin, Component, components, find, nearest
 
 __all__ = ["BadSetting", "check", "doctor", "evaluate", "list_components", "run"]
 
 
 class BadSetting(PlatformError):
-    """A `--bind` of a check that cannot be read."""
+    """A word on the command line of a check that cannot be read."""
 
     exit_code = ExitCode.BAD_INPUT
 
@@ -89,23 +89,40 @@ def list_components(group: str | None = None, *, load: bool = False, as_json: bo
     if as_json:
         print(json.dumps(found, indent=2))
         return ExitCode.OK
+    if not found:
+        print("no installed distribution declares one")
+        return ExitCode.OK
     columns = ("group", "name", "distribution", "version", "status")
-    table = Table(*columns)
+    # One line a component, and whole: a status ends with the command that mends it.
+    table = Table(*columns[:-1], Column(columns[-1], overflow="fold"))
     for entry in found:
         table.add_row(*(Text(entry[column]) for column in columns))
     Console().print(table)
+    if not load:
+        print("`wmplatform list --load` imports each one, to see if it works")
     return ExitCode.OK
 
 
-def check(group: str, name: str, bindings: Sequence[str]) -> int:
+def check(group: str, name: str | None, bindings: Sequence[str]) -> int:
     """Check a component against the laws of its interface and print the report.
 
     Args:
-        group: name of a group, in the singular too.
+        group: name of a group, in the singular too; with the component's name after a dot, where
+            no `name` is given.
         name: of the component.
         bindings: settings for the check, `param = value` each.
+
+    Raises:
+        UnknownComponent: nothing is named so.
+        BadSetting: a binding cannot be read, or no component is named.
     """
-    component = find(_group_named(group), name)
+    if name is None:
+        group, _, name = group.partition(".")
+    group = _group_named(group)
+    if not name:
+        known = nearest("", (each.name for each in components(group)))
+        raise BadSetting(f"which component of {group!r} is to be checked?", hint=known)
+    component = find(group, name)
     settings = dict(map(_setting, bindings))
     made = component.load()
     from wmplatform.contracts import check as check_laws
@@ -188,8 +205,15 @@ def evaluate(
 
 
 def _group_named(text: str) -> str:
-    """Take a group's name in the singular as well (`encoder`); what is unknown stays as it is."""
-    return f"{text}s" if text not in GROUPS and f"{text}s" in GROUPS else text
+    """Take a group's name in the singular as well, or its interface's (`encoder`, `reward_head`).
+
+    What is unknown stays as it is.
+    """
+    for name, group in GROUPS.items():
+        interface = group.interface.partition(":")[0].rpartition(".")[2]
+        if text in (name, name.removesuffix("s"), interface, group.kind):
+            return name
+    return text
 
 
 def _setting(binding: str) -> tuple[str, Any]:
@@ -224,7 +248,7 @@ def _status(component: Component, *, load: bool) -> str:
             component.load()
         except BrokenPlugin as error:
             return f"failed: {error.cause}"
-        return "loaded" if component.status() == "ready" else component.status()
+        return "loaded" if component.status() == "installed" else component.status()
     return component.status()
 
 

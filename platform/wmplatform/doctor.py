@@ -101,15 +101,17 @@ def _optional() -> Iterator[Diagnosis]:
 
 def _plugin(component: Component) -> Diagnosis:
     """Import a component. One whose extra is not installed is not broken."""
+    origin = f"{component.distribution} {component.version}"
     if component.missing():
-        return Diagnosis(component.selector, True, f"not available, {component.status()}")
+        return Diagnosis(component.selector, True, f"not available: it {component.status()}")
     try:
         component.load()
     except BrokenPlugin as error:
-        return Diagnosis(component.selector, False, error.cause, error.hint)
+        return Diagnosis(component.selector, False, f"{error.cause} ({origin})", error.hint)
     status = component.status()
-    fix = "" if status == "ready" else "uninstall one of the distributions"
-    return Diagnosis(component.selector, status == "ready", status, fix)
+    if status != "installed":
+        return Diagnosis(component.selector, False, status, "uninstall one of the distributions")
+    return Diagnosis(component.selector, True, f"loads, from {origin}")
 
 
 def _environment(component: Component) -> Iterator[Diagnosis]:

@@ -218,7 +218,7 @@ class Component:
             raise self.broken(f"{self.value} does not implement {lacks}")
 
     def status(self) -> str:
-        """Say how it stands without importing it: ready, clash, missing extra, or failed."""
+        """Say how it stands without importing it: installed, clash, missing extra, failed."""
         others = [c for c in components(self.group) if c.name == self.name and c != self]
         if others:
             return "clash with " + ", ".join(f"{c.distribution} {c.version}" for c in others)
@@ -226,7 +226,7 @@ class Component:
             return f"needs {', '.join(absent)}: {self.install_hint()}"
         if self in _FAILURES:
             return f"failed: {_FAILURES[self].cause}"
-        return "ready"
+        return "installed"
 
 
 def _return_type(function: object) -> object:

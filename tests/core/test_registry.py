@@ -120,7 +120,7 @@ def test_an_installed_component_is_found_and_imported_only_when_loaded(site: Pat
         grid = find("envs", "grid")
         assert (grid.distribution, grid.version) == ("acme-wm", "0.2")
         assert str(grid) == "envs.grid = acme_plugin:Grid (acme-wm 0.2)"
-        assert grid.status() == "ready"
+        assert grid.status() == "installed"
         assert "acme_plugin" not in sys.modules and "torch" not in sys.modules
         assert grid.load().__name__ == "Grid"
         assert find("envs", "made").load()().name == "grid"
@@ -139,7 +139,7 @@ def test_a_broken_plugin_stops_only_those_who_use_it(site: Path) -> None:
         site,
         """
         broken = find("envs", "broken")
-        assert broken.status() == "ready", "not known before it is tried"
+        assert broken.status() == "installed", "not known before it is tried"
         e = error(BrokenPlugin, broken.load)
         assert "'envs.broken' of acme-wm 0.2 failed to load" in str(e)
         assert "No module named 'surely_not_installed'" in str(e)

@@ -8,13 +8,22 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from wmplatform import configurables as core
-from wmplatform.config.building import Config
+from wmplatform.config.building import Config, without_gin
 from wmplatform.config.catalogue import Catalogue
 from wmplatform.config.checking import check
 from wmplatform.config.parsing import Ref, parse
 from wmplatform.config.problems import ConfigErrors, Place, Problem
 
-__all__ = ["ALLOWED_IMPORTS", "Config", "ConfigErrors", "Place", "Problem", "Ref", "load"]
+__all__ = [
+    "ALLOWED_IMPORTS",
+    "Config",
+    "ConfigErrors",
+    "Place",
+    "Problem",
+    "Ref",
+    "load",
+    "without_gin",
+]
 
 ALLOWED_IMPORTS: frozenset[str] = frozenset()
 """Top-level packages whose `import` lines a gin file may hold: none, components need none."""

@@ -18,7 +18,7 @@ from wmplatform.config.signatures import MISSING
 from wmplatform.config.values import write_value
 from wmplatform.registry import BrokenPlugin, Component
 
-__all__ = ["Config"]
+__all__ = ["Config", "without_gin"]
 
 CORE = "core"
 """gin's module for configurables of the core; components have their group's."""
@@ -122,7 +122,7 @@ class Config:
         try:
             return make(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - raised again, whatever it is
-            raise _without_gin(error)  # noqa: B904 - the cause is its own
+            raise without_gin(error)  # noqa: B904 - the cause is its own
 
     def factory(self, name: str) -> Callable[..., Any]:
         """A callable that builds `name`, a selector with or without a scope, with its bindings.
@@ -217,7 +217,7 @@ def _format(title: str, head: Iterable[str], values: Mapping[Key, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _without_gin(error: Exception) -> Exception:
+def without_gin(error: Exception) -> Exception:
     """The exception itself; gin re-raises it as a copy, once for each configurable it passes."""
     while (inner := error.__context__) is not None and type(error).__bases__ == (type(inner),):
         if not isinstance(inner, Exception):
