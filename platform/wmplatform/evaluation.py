@@ -21,9 +21,17 @@ from wmplatform.agent import Agent
 from wmplatform.errors import PlatformError
 from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.logging import RunLogger
-from wmplatform.pictures import Picture, enlarge, open_loop_strip, open_loop_video, to_rgb
+from wmplatform.pictures import Picture, enlarge, to_rgb
+from wmplatform.prediction import predict
 
-__all__ = ["Episode", "Evaluation", "EvaluationFailed", "EvaluationResult", "own_randomness"]
+__all__ = [
+    "Episode",
+    "Evaluation",
+    "EvaluationFailed",
+    "EvaluationResult",
+    "eval_mode",
+    "own_randomness",
+]
 
 _REDUCTIONS: dict[str, Callable[[list[float]], float]] = {
     "max": max,
@@ -167,7 +175,7 @@ class Evaluation:
             PlatformError: as the environment says; it is closed.
         """
         result = EvaluationResult([])
-        with own_randomness(_seed_of(seed, 0)), _eval_mode(agent):
+        with own_randomness(_seed_of(seed, 0)), eval_mode(agent):
             if self._env is None:
                 self._env = adapter.make(_seed_of(seed, 0))
             for index in range(self.episodes):
@@ -217,22 +225,15 @@ class Evaluation:
         logger: RunLogger,
         counters: Mapping[str, int],
     ) -> dict[str, float]:
-        model = agent.world_model
         segments = result.segments(self.prediction_records, self.prediction_clips)
-        can = model.decoder is not None and model.dynamics.capabilities.supports_imagination
-        if not can or segments is None or segments["is_first"].shape[1] <= self.observed_records:
+        if segments is None:
             return {}
-        with own_randomness(0), _eval_mode(agent), torch.no_grad():
-            batch = {key: value.to(agent.device) for key, value in segments.items()}
-            found = agent.open_loop(batch, self.observed_records)
-        truth, prediction = found["truth"].cpu(), found["model"].float().cpu()
-        # A model that uses records up shows fewer of them, all from the observed part.
-        seen = self.observed_records - (segments["is_first"].shape[1] - truth.shape[1])
-        logger.image("open-loop", counters, open_loop_strip(truth, prediction, seen))
-        video = open_loop_video(truth, prediction, seen, clips=self.prediction_clips)
-        logger.video("open-loop", counters, video, self.fps)
-        error = (prediction - truth)[:, seen:].square().mean()
-        return {"eval/open_loop_mse": float(error)}
+        with own_randomness(0), eval_mode(agent):
+            prediction = predict(agent, segments, self.observed_records)
+        if prediction is None:
+            return {}
+        prediction.show(logger, counters, clips=self.prediction_clips, fps=self.fps)
+        return {"eval/open_loop_mse": prediction.errors()["open_loop_mse"]}
 
 
 @dataclass
@@ -304,7 +305,7 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _eval_mode(agent: nn.Module) -> Iterator[None]:
+def eval_mode(agent: nn.Module) -> Iterator[None]:
     """Put every module into eval mode for a block, and each back into its own mode after it."""
     before = {module: module.training for module in agent.modules()}
     agent.eval()

@@ -151,8 +151,8 @@ class TrainingRun(ABC):
         if last and self._saved == self.moment():
             return
         try:
-            state = self.state_dict()
-            self.processes.first(lambda: self._write(state))
+            parts = self.parts()
+            self.processes.first(lambda: self._write(parts))
             self._saved = self.moment()
         except (DiskFull, LeaderFailed) as error:
             if last:
@@ -161,8 +161,8 @@ class TrainingRun(ABC):
         self._saved_at = self.position
         self.clock.reset()
 
-    def _write(self, state: Mapping[str, Any]) -> None:
-        self.checkpoints.save((self.checkpoints.latest() or 0) + 1, state)
+    def _write(self, parts: Mapping[str, Any]) -> None:
+        self.checkpoints.save((self.checkpoints.latest() or 0) + 1, self._state_with(parts))
         self.after_save()
 
     def after_save(self) -> None:
@@ -170,11 +170,14 @@ class TrainingRun(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything one generation holds."""
+        return self._state_with(self.parts())
+
+    def _state_with(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         agent = {name: part.state_dict() for name, part in self.agent.named_children()}
         return {
             **agent,
+            **parts,
             "learner": self.learner.state_dict(),
-            **self.parts(),
             "logger": self.logger.state_dict(),
             "loop": {
                 "counters": self.counters,
@@ -182,7 +185,7 @@ class TrainingRun(ABC):
                 "seed": self.seed,
                 **self.schedule(),
             },
-            "random": random_state(self.device),
+            "random": self.random_state(),
         }
 
     @abstractmethod
@@ -235,6 +238,10 @@ class TrainingRun(ABC):
         self.logs = state["logs"]
         self.load_schedule(state)
         self._saved_at, self._saved = self.position, self.moment()
+
+    def random_state(self) -> dict[str, Any]:
+        """Random states of this process."""
+        return random_state(self.device)
 
     def own_random(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Pick this process' random states."""
