@@ -16,8 +16,10 @@ from wmplatform.errors import PlatformError
 
 __all__ = ["APT_LINE", "MissingGL", "RenderingMoved", "SharedGL", "import_mujoco", "shared_gl"]
 
-APT_LINE = "apt-get install -y libegl1 libopengl0 libgl1-mesa-dri libosmesa6"
+APT_LINE = "apt-get install -y libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libopengl0"
 """Installs software rendering on Debian and Ubuntu."""
+
+_APT_OSMESA = "apt-get install -y libosmesa6"  # a package of its own, gone from newer releases
 
 _BUFFER = (64, 64)
 """Size of the context's own buffer, which nothing draws into: MuJoCo brings a framebuffer."""
@@ -168,9 +170,10 @@ def _no_backend(error: BaseException) -> MissingGL:
     """Say which backend failed and what to install."""
     backend = os.environ.get("MUJOCO_GL", "")
     detail = (str(error).strip() or repr(error)).splitlines()[0]
+    install = _APT_OSMESA if backend.lower() == "osmesa" else APT_LINE
     return MissingGL(
         f"MuJoCo cannot render with MUJOCO_GL={backend}: {type(error).__name__}: {detail}",
-        hint=f"{APT_LINE}\nor choose another backend: MUJOCO_GL=egl, osmesa or glfw (a display)",
+        hint=f"{install}\nor choose another backend: MUJOCO_GL=egl, osmesa or glfw (a display)",
     )
 
 
