@@ -157,7 +157,8 @@ class TrainingRun(ABC):
         except (DiskFull, LeaderFailed) as error:
             if last:
                 raise
-            self.progress.console.print(f"not saved, will try again\n{error}", highlight=False)
+            where = ", ".join(error.where)
+            self.progress.say(f"not saved, the run goes on and tries again: {error.what} ({where})")
         self._saved_at = self.position
         self.clock.reset()
 
@@ -220,13 +221,14 @@ class TrainingRun(ABC):
             self.begin()
             return
         state = self.checkpoints.load(chosen)
-        if generation is not None and self.processes.leads:
-            self.checkpoints.set_aside(generation)
         load_agent_state(self.agent, state)
         self.learner.load_state_dict(state["learner"])
-        self.logger.load_state_dict(state["logger"])
         self._load_loop(state["loop"])
         self.load_parts(state)
+        # Only now, as all of it could be read, is anything in the folder changed.
+        if generation is not None and self.processes.leads:
+            self.checkpoints.set_aside(generation)
+        self.logger.load_state_dict(state["logger"])
         restore_random_state(self.own_random(state), self.device)
 
     def _choose(self, generation: int | None) -> int | None:
