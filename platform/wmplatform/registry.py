@@ -73,6 +73,7 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
             _group("behaviors", "behavior", "Behavior", "how the policy acts and learns"),
             _group("augmentations", "augmentation", "Augmentation", "changes the learner's images"),
             _group("balancers", "loss_balancer", "LossBalancer", "named losses -> one loss"),
+            _group("optimizers", "optimizer", "Optimizer", "gradients -> parameter steps"),
             _group("videos", "video_source", "VideoSource", "clips to pre-train on"),
         ]
     )

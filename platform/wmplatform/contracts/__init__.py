@@ -27,6 +27,7 @@ __all__ = [
     "check_head",
     "check_latent_dynamics",
     "check_loss_balancer",
+    "check_optimizer",
     "check_video_source",
     "check_world_model",
 ]

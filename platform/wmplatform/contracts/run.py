@@ -224,6 +224,13 @@ def _videos(make: _Maker, wiring: Wiring, options: Options) -> Report:
     return _single(make, partial(check_video_source, make, **options))
 
 
+def _optimizers(make: _Maker, wiring: Wiring, options: Options) -> Report:
+    from wmplatform.contracts.optimizer import check_optimizer
+
+    del wiring
+    return _single(make, lambda: check_optimizer(make, **options))
+
+
 def _envs(make: _Maker, wiring: Wiring, options: Options) -> Report:
     from wmplatform.contracts.env_adapter import check_env_adapter
 
@@ -304,5 +311,6 @@ _CHECKS: Mapping[str, Callable[[_Maker, Wiring, Options], Report]] = {
     "behaviors": _behaviors,
     "augmentations": _augmentations,
     "balancers": _balancers,
+    "optimizers": _optimizers,
     "videos": _videos,
 }

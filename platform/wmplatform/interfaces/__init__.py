@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Starts,
     )
     from wmplatform.interfaces.loss_balancer import LossBalancer
+    from wmplatform.interfaces.optimizer import Optimizer
     from wmplatform.interfaces.reward_head import Head, RewardHead
     from wmplatform.interfaces.video_source import Video, VideoSource
 
@@ -45,6 +46,7 @@ _HOME = {
     "Objective": "behavior",
     "Observed": "latent_dynamics",
     "Starts": "latent_dynamics",
+    "Optimizer": "optimizer",
     "Phase": "behavior",
     "RewardHead": "reward_head",
     "Update": "behavior",
@@ -71,6 +73,7 @@ __all__ = [
     "LossBalancer",
     "Objective",
     "Observed",
+    "Optimizer",
     "Phase",
     "RewardHead",
     "Starts",

@@ -16,9 +16,9 @@ from wmplatform.agent import Agent
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.factory import Factory
 from wmplatform.interfaces.behavior import Objective, Phase, Update
+from wmplatform.interfaces.optimizer import Optimizer
 from wmplatform.replay import Segments, Transitions
 from wmplatform.training.capture import CapturedPlan
-from wmplatform.training.optim import Adam
 from wmplatform.training.processes import GradientExchange
 from wmplatform.types import Batch, Metrics
 from wmplatform.world_model import IncompatibleParts
@@ -43,7 +43,7 @@ class Learner:
         exchange: GradientExchange | None = None,
         *,
         groups: Mapping[str, tuple[str, ...]],
-        optimizers: Mapping[str, Factory[Adam]],
+        optimizers: Mapping[str, Factory[Optimizer]],
         data: Factory[Segments] | Factory[Transitions] = Segments,
         precision: Precision = "fp32",
         loss_scale: Annotated[float, Ge(1.0)] = 65536.0,

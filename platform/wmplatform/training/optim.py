@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from wmplatform.interfaces.optimizer import Optimizer
 from wmplatform.schedules import Schedule
 
 __all__ = ["Adam"]
@@ -17,7 +18,7 @@ __all__ = ["Adam"]
 Decay = Literal["decoupled", "l2", "adamw"]
 
 
-class Adam:
+class Adam(Optimizer):
     """One optimiser group: clip by global norm, decay, Adam step.
 
     Weight decay forms, which differ by orders of magnitude for the small constants in use:
@@ -55,7 +56,7 @@ class Adam:
                 where eps counts about 30 times more in the first steps).
             frozen_updates: the learning rate is 0 for this many updates, while the moments move.
         """
-        self.parameters: list[Tensor] = [p for p in parameters if p.requires_grad]
+        super().__init__(parameters)
         self.lr, self.eps, self.betas = Schedule(lr), eps, betas
         self.clip_norm, self.weight_decay, self.decay = clip_norm, weight_decay, decay
         self.eps_correction, self.frozen_updates = eps_correction, frozen_updates
