@@ -5,6 +5,7 @@ This file imports no torch; building does.
 
 from typing import TYPE_CHECKING, Any
 
+from wmplatform.clip_source import video_spec
 from wmplatform.config import Config
 from wmplatform.config.parsing import Ref
 from wmplatform.configurables import ROOTS
@@ -14,9 +15,19 @@ from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 if TYPE_CHECKING:
     from wmplatform.agent import Agent
 
-__all__ = ["NothingToRun", "build_adapter", "build_agent", "build_part", "root_of"]
+__all__ = [
+    "VIDEOS",
+    "NothingToRun",
+    "build_adapter",
+    "build_agent",
+    "build_part",
+    "build_spec",
+    "root_of",
+]
 
-_LOOPS = ("Online", "Pretrain")
+VIDEOS = "Pretrain"
+"""The loop whose agent sees videos, and no environment."""
+_LOOPS = ("Online", VIDEOS)
 
 
 class NothingToRun(PlatformError):
@@ -52,6 +63,19 @@ def build_adapter(config: Config) -> EnvAdapter:
     """
     adapter: EnvAdapter = build_part(config, "env")
     return adapter
+
+
+def build_spec(config: Config) -> EnvSpec:
+    """Describe what the loop's agent sees: an environment's records, or clips of videos.
+
+    Raises:
+        NothingToRun: the loop has no environment.
+        ConfigErrors: the plug-in cannot be imported.
+    """
+    if root_of(config) == VIDEOS:
+        size = config.parameter(f"{VIDEOS}.image_size")
+        return video_spec(config.parameter(f"{VIDEOS}.channels"), size)
+    return build_adapter(config).spec()
 
 
 def build_agent(config: Config, spec: EnvSpec) -> "Agent":

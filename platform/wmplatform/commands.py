@@ -5,6 +5,7 @@ This file imports no torch; some commands do.
 
 import ast
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +52,8 @@ def run(
     from wmplatform.config import load
     from wmplatform.run_folder import RunFolder
 
-    console = Console(stderr=True)
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    console = Console(stderr=True, quiet=not leads)
     config = load(gin, bindings)  # before torch is imported: its errors come at once
     root = root_of(config)
     for note in config.notes:
@@ -72,7 +74,8 @@ def run(
     )
     if code == ExitCode.INTERRUPTED:
         console.print("stopped and saved; the same command goes on from here", highlight=False)
-    _show_results(folder, console)
+    if leads:
+        _show_results(folder, console)
     return code
 
 
@@ -179,12 +182,18 @@ def evaluate(
         device: where the agent is put.
         as_json: print JSON instead of a table.
     """
-    from wmplatform.assembly import build_part
+    from wmplatform.assembly import NothingToRun, build_part
     from wmplatform.evaluation import Evaluation
     from wmplatform.pictures import enlarge, write_video
     from wmplatform.saved_agent import open_saved
 
     saved = open_saved(run_dir, generation, device)
+    if saved.adapter is None:
+        raise NothingToRun(
+            "there is no environment to evaluate in: the run pre-trains on videos",
+            where=str(run_dir),
+            hint="its metrics hold the errors on held-out videos: validation/...",
+        )
     evaluation: Evaluation = build_part(saved.config, "evaluation")
     evaluation.episodes = evaluation.episodes if episodes is None else episodes
     evaluation.video_episodes = int(film)

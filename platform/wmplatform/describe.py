@@ -39,13 +39,12 @@ def describe(config: Config) -> dict[str, Any]:
     Raises:
         PlatformError: the configuration cannot be assembled.
     """
-    adapter = assembly.build_adapter(config)
-    spec = adapter.spec()
+    spec = assembly.build_spec(config)
     agent = assembly.build_agent(config, spec)
     used = config.components_used()
     return {
         "loop": assembly.root_of(config),
-        "env": {"task": adapter.name, **_origin(adapter, "envs", used), **_env_spec(spec)},
+        "env": {**_data(config, used), **_env_spec(spec)},
         "components": {
             name: {**_origin(module, group, used), **_size(module), "children": _children(module)}
             for name, (group, module) in _parts(agent).items()
@@ -83,6 +82,15 @@ def _parts(agent: Agent) -> dict[str, tuple[str, nn.Module]]:
         "explorer": ("explorers", agent.explorer),
     }
     return {name: (group, part) for name, (group, part) in found.items() if part is not None}
+
+
+def _data(config: Config, used: list[Component]) -> dict[str, Any]:
+    """Say where records come from: an environment, or videos."""
+    if assembly.root_of(config) == assembly.VIDEOS:
+        none = dict.fromkeys(("name", "distribution", "version", "class"))
+        return {"task": "videos", "group": "videos", **none}
+    adapter = assembly.build_adapter(config)
+    return {"task": adapter.name, **_origin(adapter, "envs", used)}
 
 
 def _origin(made: object, group: str, used: list[Component]) -> dict[str, Any]:

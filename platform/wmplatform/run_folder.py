@@ -4,7 +4,7 @@
     config-history/     earlier ones, where a change was allowed
     provenance.json     versions, plug-ins and the command of every start
     metrics.jsonl       one JSON object a line
-    tensorboard/ videos/ pictures/ checkpoints/ replay/
+    tensorboard/ videos/ pictures/ checkpoints/ replay/ milestones/
 
 This file imports no torch.
 """
@@ -132,7 +132,7 @@ class _Lock:
 class RunFolder:
     """An open, locked run folder; use it as a context manager. Made by `open`."""
 
-    def __init__(self, path: Path, lock: _Lock, is_new: bool) -> None:
+    def __init__(self, path: Path, lock: _Lock | None, is_new: bool) -> None:
         self.path = path
         self.is_new = is_new
         """False where this process resumes a run."""
@@ -181,6 +181,11 @@ class RunFolder:
             raise
         return folder
 
+    @classmethod
+    def shared(cls, path: Path) -> "RunFolder":
+        """Use the folder that another process of the same run has opened; it owns it."""
+        return cls(path, None, is_new=False)
+
     @property
     def config(self) -> Path:
         """The resolved configuration."""
@@ -227,7 +232,7 @@ class RunFolder:
         A start that fails leaves no folder, or that of the run as it was: the mended command then
         neither meets another configuration nor a run that never began.
         """
-        if self._sizes_now() != self._sizes:
+        if self._lock is None or self._sizes_now() != self._sizes:
             return
         for name, content in self._notes.items():
             if content != _content(self.path / name):

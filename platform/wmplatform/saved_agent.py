@@ -33,7 +33,8 @@ class SavedAgent:
     """An agent as a run left it."""
 
     agent: Agent
-    adapter: EnvAdapter
+    adapter: EnvAdapter | None
+    """None where the run was one of pre-training."""
     config: Config
     generation: int
     counters: dict[str, int]
@@ -90,8 +91,9 @@ def open_saved(
     parts = checkpoints.parts(generation)  # before anything is built: it may be missing
     found = generation if generation is not None else checkpoints.generations()[-1]
     config = load([run_dir / "config.gin"])
-    adapter = assembly.build_adapter(config)
-    agent = assembly.build_agent(config, adapter.spec())
+    videos = assembly.root_of(config) == assembly.VIDEOS
+    adapter = None if videos else assembly.build_adapter(config)
+    agent = assembly.build_agent(config, assembly.build_spec(config))
     names = [name for name, _ in agent.named_children() if name in parts]
     load_agent_state(agent, {name: checkpoints.load_part(name, found) for name in names})
     loop = checkpoints.load_part("loop", found)

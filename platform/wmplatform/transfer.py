@@ -118,7 +118,7 @@ def transfer(agent: Agent, source: Path | str, modules: Sequence[str] | None = N
         loaded={name: _size(model.get_submodule(name)) for name in chosen},
         fresh=(
             *_left(mine, chosen),
-            *(name for name, _ in agent.named_children() if name != "world_model"),
+            *(n for n, part in agent.named_children() if n != "world_model" and part.state_dict()),
         ),
         unused=tuple(_left(theirs, chosen)),
     )

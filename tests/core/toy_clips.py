@@ -91,13 +91,14 @@ class Drift(LatentDynamics):
         return state["h"]
 
     def initial(self, batch: int, device: torch.device | str = "cpu") -> Any:
-        return {"h": torch.zeros(batch, self.units, device=device)}
+        weight = self.action_free["prior"].weight
+        return {"h": weight.new_zeros(batch, self.units)}
 
     def observe_step(
         self, embeds: Any, action: Any, is_first: Any, carry: Any, **unused: Any
     ) -> Any:
         h = torch.where(is_first.unsqueeze(-1), 0.0, carry["h"])
-        h = self.action_free["gru"](embeds["embed"], h)
+        h = self.action_free["gru"](embeds["embed"].to(h.dtype), h)
         if self.noise and not unused.get("deterministic"):
             h = h + self.noise * torch.randn_like(h)
         return {"h": h}, {"h": h}

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,3 +281,27 @@ def test_killed_run_goes_on_from_a_whole_checkpoint(tmp_path: Path, repo_root: P
 @pytest.mark.slow
 def test_thirty_kills_lose_nothing(tmp_path: Path, repo_root: Path) -> None:
     kill_and_check(tmp_path / "run", repo_root, kills=30, seed=1)
+
+
+def test_a_run_starts_from_modules_of_another_and_resumes_without_it(
+    whole: tuple[OnlineRun, Path], tmp_path: Path, repo_root: Path
+) -> None:
+    source = shutil.copytree(whole[1], tmp_path / "source")
+    bind = {
+        "Online.load_from": f"'{source}'",
+        "Online.load_modules": "('encoder', 'decoder')",
+        "Online.pretrain_updates": "0",
+    }
+    run = play(tmp_path / "run", repo_root, bind=bind, stop=StopAfter(5))
+    loaded = json.loads((tmp_path / "run" / "transfer.json").read_text())
+    assert list(loaded["loaded"]) == ["encoder", "decoder"]
+    assert loaded["fresh"] == ["dynamics.cell", "heads.reward", "behavior"]
+    ours, theirs = weights(run), weights(whole[0])  # no update has been made yet
+    for name in ours:
+        same = torch.equal(ours[name], theirs[name])
+        if name.startswith(("world_model.encoder.", "world_model.decoder.")):
+            assert same, name
+        elif "cell" in name and name.endswith("weight") and ours[name].dim() == 2:
+            assert not same, name
+    shutil.rmtree(source)
+    assert play(tmp_path / "run", repo_root, bind=bind).finished

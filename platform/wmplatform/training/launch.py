@@ -1,6 +1,9 @@
 """From a checked configuration to a running loop."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,14 +12,21 @@ from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.files import replace_file
 from wmplatform.registry import provenance
 from wmplatform.run_folder import RunFolder
+from wmplatform.training.processes import Processes, joined
 
-__all__ = ["NoSuchDevice", "choose_device", "launch"]
+__all__ = ["NoSuchDevice", "OneProcessOnly", "choose_device", "launch"]
 
 
 class NoSuchDevice(PlatformError):
     """The device that was asked for is not there."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+class OneProcessOnly(PlatformError):
+    """A loop that cannot be shared was started by `torchrun` with several processes."""
+
+    exit_code = ExitCode.BAD_INPUT
 
 
 def choose_device(name: str | None) -> str:
@@ -49,6 +59,8 @@ def launch(
 ) -> ExitCode:
     """Run the loop `root` of a configuration in a run folder, new or to be resumed.
 
+    Under `torchrun` all processes run it together.
+
     Args:
         config: checked.
         run_dir: the run folder.
@@ -61,25 +73,49 @@ def launch(
     Raises:
         PlatformError: as the parts say.
     """
-    chosen = choose_device(device)
-    config.activate()
-    loop = config.build(root)
-    origin = {
-        "components": provenance(config.components_used()),
-        "device": chosen,
-        "seed": seed,
-        "root": root,
-    }
-    with RunFolder.open(
-        run_dir,
-        config_text=config.text,
-        provenance=origin,
-        allow_config_change=allow_config_change,
-    ) as folder:
-        try:
-            code: ExitCode = loop.run(folder, seed=seed, device=chosen, resume_from=resume_from)
-        except BaseException:
-            folder.take_back()
-            raise
-        replace_file(run_dir / "operative.gin", config.operative())
+    with joined(device) as (processes, own_device):
+        chosen = choose_device(own_device)
+        config.activate()
+        loop = config.build(root)
+        if processes.size > 1 and not loop.several_processes:
+            raise OneProcessOnly(
+                f"{root} runs in one process, and torchrun started {processes.size}",
+                hint="start it without torchrun",
+            )
+        origin = {
+            "components": provenance(config.components_used()),
+            "device": chosen,
+            "processes": processes.size,
+            "seed": seed,
+            "root": root,
+        }
+        with _open_folder(
+            processes,
+            run_dir,
+            config_text=config.text,
+            provenance=origin,
+            allow_config_change=allow_config_change,
+        ) as folder:
+            try:
+                code: ExitCode = loop.run(
+                    folder,
+                    seed=seed,
+                    device=chosen,
+                    resume_from=resume_from,
+                    processes=processes,
+                )
+            except BaseException:
+                folder.take_back()
+                raise
+            if processes.leads:
+                replace_file(run_dir / "operative.gin", config.operative())
     return code
+
+
+@contextmanager
+def _open_folder(processes: Processes, path: Path, **settings: Any) -> Iterator[RunFolder]:
+    """Open a run folder in the first process, and let the others use it."""
+    opened: list[RunFolder] = []
+    processes.first(lambda: opened.append(RunFolder.open(path, **settings)))
+    with opened[0] if opened else RunFolder.shared(path) as folder:
+        yield folder

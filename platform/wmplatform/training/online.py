@@ -23,6 +23,7 @@ from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, UnreadableRe
 from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
 from wmplatform.training.learner import Learner
+from wmplatform.training.processes import ALONE, Processes
 from wmplatform.training.run_base import Diverged, TrainingRun
 from wmplatform.transfer import transfer
 
@@ -54,6 +55,8 @@ class Online:
     Periods are in agent steps. With the defaults of Meta-World: 5,000 random steps, 100 updates,
     then one update every 5 agent steps, and an evaluation at 5,000, 15,000, 25,000, ...
     """
+
+    several_processes = False
 
     def __init__(
         self,
@@ -118,7 +121,13 @@ class Online:
         self.prefetch = prefetch
 
     def run(
-        self, folder: RunFolder, *, seed: int, device: str = "cpu", resume_from: int | None = None
+        self,
+        folder: RunFolder,
+        *,
+        seed: int,
+        device: str = "cpu",
+        resume_from: int | None = None,
+        processes: Processes = ALONE,
     ) -> ExitCode:
         """Train to the end, or until asked to stop, in an open run folder.
 
@@ -127,11 +136,13 @@ class Online:
             seed: of everything random.
             device: of agent and learner.
             resume_from: an older generation; newer ones are set aside.
+            processes: this one alone.
 
         Raises:
             Diverged: too many updates in a row were not finite; the batch was saved.
             PlatformError: as environments, checkpoints and the disk say.
         """
+        assert processes.size == 1
         with StopRequest() as stop:
             run = OnlineRun(self, folder, seed=seed, device=device)
             try:

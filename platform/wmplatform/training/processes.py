@@ -19,7 +19,14 @@ from torch import Tensor, distributed, nn
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.tree_json import from_plain, to_plain
 
-__all__ = ["ALONE", "GradientExchange", "LeaderFailed", "Processes", "joined", "rank_of_process"]
+__all__ = [
+    "ALONE",
+    "GradientExchange",
+    "LeaderFailed",
+    "Processes",
+    "TooFewAccelerators",
+    "joined",
+]
 
 _T = TypeVar("_T")
 
@@ -31,6 +38,18 @@ class LeaderFailed(PlatformError):
 
     def __init__(self, rank: int) -> None:
         super().__init__(f"process {rank} stops: process 0 failed, and its message says why")
+
+
+class TooFewAccelerators(PlatformError):
+    """A machine was given more processes than it has accelerators."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+    def __init__(self, index: int, count: int) -> None:
+        super().__init__(
+            f"process {index} of this machine has no accelerator of its own: there are {count}",
+            hint=f"torchrun --nproc-per-node={count}, or --device cpu",
+        )
 
 
 class GradientExchange(Protocol):
@@ -117,28 +136,29 @@ ALONE = Processes()
 """A run of one process."""
 
 
-def rank_of_process() -> int:
-    """Rank that `torchrun` gave this process; 0 without it."""
-    return int(os.environ.get("RANK", "0"))
-
-
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Processes, str]]:
+def joined(device: str | None) -> Iterator[tuple[Processes, str | None]]:
     """Join the processes that `torchrun` started with this one, if it did.
 
     Args:
-        device: where to train; `cuda` becomes the accelerator of this process.
+        device: where to train; unless it is a certain one, each process of a machine gets an
+            accelerator of its own.
 
     Yields:
         The processes, and this one's device.
+
+    Raises:
+        TooFewAccelerators: the machine has more processes than accelerators.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE, device
         return
     backend = "gloo"
-    if device == "cuda":
-        index = int(os.environ.get("LOCAL_RANK", "0"))
+    if device in (None, "auto", "cuda") and torch.cuda.is_available():
+        index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if index >= count:
+            raise TooFewAccelerators(index, count)
         torch.cuda.set_device(index)
         device, backend = f"cuda:{index}", "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend)
