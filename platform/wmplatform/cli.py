@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"wmplatform {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_prepare(commands)
     _add_list(commands)
     _add_describe(commands)
     _add_check(commands)
@@ -106,6 +107,23 @@ def _add_run(commands: "_Commands[argparse.ArgumentParser]") -> None:
         help="resume although the configuration differs from the run's",
     )
     parser.set_defaults(command=_run)
+
+
+def _add_prepare(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "decode videos once into shards to pre-train from; the same command again goes on"
+    parser = commands.add_parser("prepare", help=text, description=text)
+    parser.add_argument("source", nargs="?", help="a video source, e.g. folder; or use --gin")
+    _add_config(parser, required=False)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where the shards are written"
+    )
+    parser.add_argument(
+        "--processes", type=_natural, metavar="N", help="workers (as many as there are cores)"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="read all shards again and compare their checksums"
+    )
+    parser.set_defaults(command=_prepare)
 
 
 def _add_list(commands: "_Commands[argparse.ArgumentParser]") -> None:
@@ -155,12 +173,13 @@ def _add_evaluate(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=_evaluate)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--gin",
         type=Path,
         action="append",
-        required=True,
+        default=None if required else [],
+        required=required,
         metavar="FILE",
         help="an experiment; given several times, later files override earlier ones",
     )
@@ -212,6 +231,19 @@ def _run(options: argparse.Namespace) -> int:
         device=options.device,
         resume_from=options.resume_from,
         allow_config_change=options.allow_config_change,
+    )
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from wmplatform.videos.command import prepare
+
+    return prepare(
+        options.source,
+        options.gin,
+        options.bind,
+        options.out,
+        processes=options.processes,
+        verify=options.verify,
     )
 
 

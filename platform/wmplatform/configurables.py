@@ -11,15 +11,18 @@ __all__ = ["CONFIGURABLES", "ROOTS"]
 CONFIGURABLES: dict[str, str] = {
     "Adam": "wmplatform.training.optim:Adam",
     "Agent": "wmplatform.agent:Agent",
+    "Clips": "wmplatform.videos.clips:Clips",
     "Collection": "wmplatform.collect:Collection",
     "Evaluation": "wmplatform.evaluation:Evaluation",
     "Learner": "wmplatform.training.learner:Learner",
     "Online": "wmplatform.training.online:Online",
+    "Prepare": "wmplatform.videos.prepare:Prepare",
+    "Pretrain": "wmplatform.training.pretrain:Pretrain",
     "Replay": "wmplatform.replay.buffer:Replay",
     "Segments": "wmplatform.replay.requests:Segments",
     "Transitions": "wmplatform.replay.requests:Transitions",
     "WorldModel": "wmplatform.world_model:WorldModel",
 }
 
-ROOTS: tuple[str, ...] = ("Online",)
+ROOTS: tuple[str, ...] = ("Online", "Prepare", "Pretrain")
 """What the commands build directly; a binding that no root leads to is unused."""

@@ -27,6 +27,10 @@ def test_laws_hold(subject: Subject, index: int) -> None:
     holds(laws.law_2_frames_are_as_declared, source, index)
     holds(laws.law_2_frames_are_the_same_every_time, source, subject.make, index)
     holds(laws.law_3_undecodable_raises_with_its_key, source)
+    holds(laws.law_4_settings_are_json_and_stable, source, subject.make)
+    holds(laws.law_5_lengths_and_parts_agree, source, index)
+    holds(laws.law_6_a_pickled_copy_decodes_the_same, source, index)
+    holds(laws.law_7_groups_are_weighted, source)
 
 
 @every_source

@@ -1,6 +1,9 @@
 """The laws of `VideoSource`, runnable; needs no torch."""
 
+import json
+import math
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,10 @@ __all__ = [
     "law_2_frames_are_as_declared",
     "law_2_frames_are_the_same_every_time",
     "law_3_undecodable_raises_with_its_key",
+    "law_4_settings_are_json_and_stable",
+    "law_5_lengths_and_parts_agree",
+    "law_6_a_pickled_copy_decodes_the_same",
+    "law_7_groups_are_weighted",
 ]
 
 
@@ -35,7 +42,11 @@ def check_video_source(
     for index in chosen:
         report.run(law_2_frames_are_as_declared, source, int(index))
         report.run(law_2_frames_are_the_same_every_time, source, make, int(index))
+        report.run(law_5_lengths_and_parts_agree, source, int(index))
+        report.run(law_6_a_pickled_copy_decodes_the_same, source, int(index))
     report.run(law_3_undecodable_raises_with_its_key, source)
+    report.run(law_4_settings_are_json_and_stable, source, make)
+    report.run(law_7_groups_are_weighted, source)
     return report
 
 
@@ -95,6 +106,66 @@ def law_3_undecodable_raises_with_its_key(source: VideoSource) -> None:
         require(key in str(error), f"the error does not name the video's key: {error}")
     else:
         fail(f"a video that does not exist yields {count} frames instead of a ValueError")
+
+
+@law("VideoSource", 4)
+def law_4_settings_are_json_and_stable(
+    source: VideoSource, make: Callable[[], VideoSource]
+) -> None:
+    """The settings survive JSON, and another copy has the same."""
+    try:
+        text = json.dumps(source.settings(), allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        fail(f"settings are not JSON: {error}")
+    other = json.dumps(make().settings(), allow_nan=False, sort_keys=True)
+    require(text == other, f"another copy has other settings: {other}, not {text}")
+
+
+@law("VideoSource", 5)
+def law_5_lengths_and_parts_agree(source: VideoSource, index: int) -> None:
+    """The count is that of the frames, and a part equals those frames of the whole."""
+    video = _video(source, index)
+    whole = _decode(source, video)
+    length = source.frame_count(video)
+    require(
+        length is None or length == len(whole),
+        f"{video.key!r} has {len(whole)} frames, not {length}",
+    )
+    start = len(whole) // 2
+    part = source.read(video, start, len(whole) - start)
+    expected = np.stack(whole[start:]) if whole[start:] else part
+    require(
+        part.shape == expected.shape and np.array_equal(part, expected),
+        f"read({video.key!r}, {start}, {len(whole) - start}) differs from those frames",
+    )
+
+
+@law("VideoSource", 6)
+def law_6_a_pickled_copy_decodes_the_same(source: VideoSource, index: int) -> None:
+    """A copy as a worker process gets it gives the same frames."""
+    try:
+        copy = ForkingPickler.loads(ForkingPickler.dumps(source))
+    except Exception as error:  # noqa: BLE001 - pickling raises whatever the parts raise
+        fail(f"it cannot be pickled: {type(error).__name__}: {error}")
+    video = _video(source, index)
+    first, second = _decode(source, video), _decode(copy, video)
+    require(
+        len(first) == len(second) and all(map(np.array_equal, first, second)),
+        f"a pickled copy decodes {video.key!r} differently",
+    )
+
+
+@law("VideoSource", 7)
+def law_7_groups_are_weighted(source: VideoSource) -> None:
+    """Every group of videos has a weight, and weights are finite and above 0."""
+    weights = dict(source.group_weights())
+    groups = {video.group for video in source.videos()}
+    require(
+        not groups - set(weights),
+        f"group_weights names {sorted(weights)}, videos are of {sorted(groups)}",
+    )
+    bad = {name: weight for name, weight in weights.items() if not 0 < weight < math.inf}
+    require(not bad, f"weights are not finite numbers above 0: {bad}")
 
 
 def _video(source: VideoSource, index: int) -> Video:

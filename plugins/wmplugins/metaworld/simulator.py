@@ -65,6 +65,11 @@ class MetaWorldSimulator(Simulator):
         pixels = self.renderer.render(self._env.data)
         return {"pixels": pixels, "state": self._state} if self._with_state else {"pixels": pixels}
 
+    @property
+    def state(self) -> NDArray[np.float64]:
+        """Meta-World's own vector of 39 numbers, the goal included; nothing is rendered."""
+        return self._state
+
     def close(self) -> None:
         """Free the renderer's resources."""
         self.renderer.close()

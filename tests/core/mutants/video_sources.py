@@ -1,6 +1,9 @@
 """Video sources that each break one law."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +98,52 @@ class RaisesSomethingElse(SyntheticVideos):
         yield from super().frames(keys[video.key])
 
 
+class ForgetsItsSettings(SyntheticVideos):
+    def settings(self) -> dict[str, Any]:
+        return {"made": id(self)}
+
+
+class SettingsAreNotJson(SyntheticVideos):
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"source": self}
+
+
+class CountsOneMore(SyntheticVideos):
+    def frame_count(self, video: Video) -> int:
+        return self.length + 1
+
+
+class ReadsFromTheStart(SyntheticVideos):
+    def read(self, video: Video, start: int, count: int) -> np.ndarray:
+        return super().read(video, 0, count)
+
+
+class CannotBePickled(SyntheticVideos):
+    def __init__(self, *, count: int = 3, length: int = 4) -> None:
+        super().__init__(count=count, length=length)
+        self._lock = threading.Lock()
+
+
+class DecodesAnotherWayWhenPickled(SyntheticVideos):
+    copied = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"copied": True}
+
+    def frames(self, video: Video) -> Iterator[np.ndarray]:
+        yield from (frame ^ np.uint8(self.copied) for frame in super().frames(video))
+
+
+class HasAGroupWithoutWeight(SyntheticVideos):
+    def videos(self) -> list[Video]:
+        return [replace(video, group="other") for video in super().videos()]
+
+
+class WeighsNothing(SyntheticVideos):
+    def group_weights(self) -> Mapping[str, float]:
+        return {"": 0.0}
+
+
 MUTANTS = {
     RotatesItsOrder: "law_1_keys_are_stable_and_unique",
     OrderDependsOnTheCopy: "law_1_keys_are_stable_and_unique",
@@ -109,4 +158,12 @@ MUTANTS = {
     YieldsGarbage: "law_3_undecodable_raises_with_its_key",
     RaisesWithoutTheKey: "law_3_undecodable_raises_with_its_key",
     RaisesSomethingElse: "law_3_undecodable_raises_with_its_key",
+    ForgetsItsSettings: "law_4_settings_are_json_and_stable",
+    SettingsAreNotJson: "law_4_settings_are_json_and_stable",
+    CountsOneMore: "law_5_lengths_and_parts_agree",
+    ReadsFromTheStart: "law_5_lengths_and_parts_agree",
+    CannotBePickled: "law_6_a_pickled_copy_decodes_the_same",
+    DecodesAnotherWayWhenPickled: "law_6_a_pickled_copy_decodes_the_same",
+    HasAGroupWithoutWeight: "law_7_groups_are_weighted",
+    WeighsNothing: "law_7_groups_are_weighted",
 }
