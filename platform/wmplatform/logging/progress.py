@@ -14,6 +14,7 @@ from rich.text import Text
 __all__ = ["Progress", "as_duration"]
 
 _WINDOW_S = 30.0
+_SPEEDS = {"updates": "updates", "env_frames": "frames", "frames_seen": "frames"}
 
 
 class Progress:
@@ -49,7 +50,7 @@ class Progress:
         """Show the present counters; cheap enough for every turn of the loop.
 
         Args:
-            counters: at least `axis`; speeds are shown for env_frames and updates.
+            counters: at least `axis`; speeds are shown for updates and frames.
             facts: numbers worth seeing, e.g. `last_return=12.0`; the last value of each stays.
         """
         self._facts.update(facts)
@@ -88,12 +89,12 @@ class Progress:
         parts = [f"{self.axis} {counters[self.axis]:,}/{self.total:,}"]
         parts += [
             f"{name} {counters[name]:,}"
-            for name in ("env_frames", "updates")
+            for name in ("env_frames", "frames_seen", "updates")
             if name in counters and name != self.axis
         ]
         parts += [
             f"{rates[name]:.1f} {word}/s"
-            for name, word in (("updates", "updates"), ("env_frames", "frames"))
+            for name, word in _SPEEDS.items()
             if name in rates
         ]
         parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._facts.items()]
