@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from annotated_types import Ge
 from tensordict import TensorDict, TensorDictBase
-from torchrl.collectors import BaseCollector, Collector
 
 from wmplatform.collect.acting import ActingPolicy, Actor
 from wmplatform.collect.episodes import EpisodeStats, EpisodeTally
@@ -30,6 +29,7 @@ from wmplatform.collect.torch_envs import OneStream, StartMethod, VectorStreams
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.records import to_records
+from wmplatform.torchrl_parts import BaseCollector, Collector
 
 __all__ = ["BadCollection", "Collected", "Collection", "EpisodeLost"]
 

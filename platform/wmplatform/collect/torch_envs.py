@@ -14,11 +14,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Binary, Bounded, Composite, OneHot, Unbounded
-from torchrl.envs import EnvBase
 
 from wmplatform.collect.stream_env import IS_INIT, Snapshot, StreamEnv, WorkerEnv
 from wmplatform.interfaces.env_adapter import ArraySpec, EnvAdapter, EnvSpec
+from wmplatform.torchrl_parts import Binary, Bounded, Composite, EnvBase, OneHot, Unbounded
 
 __all__ = ["OneStream", "StartMethod", "VectorStreams"]
 

@@ -15,7 +15,6 @@ import torch
 from annotated_types import Ge
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import TensorDictReplayBuffer
 
 from wmplatform.interfaces.env_adapter import ArraySpec, EnvSpec
 from wmplatform.records import record_bytes, record_columns
@@ -24,6 +23,7 @@ from wmplatform.replay.errors import BrokenRecords, CapacityTooSmall, ReplayMism
 from wmplatform.replay.sampler import EpisodeSampler
 from wmplatform.replay.storage import RowStorage, in_files, in_memory
 from wmplatform.replay.streams import StreamWriter
+from wmplatform.torchrl_parts import TensorDictReplayBuffer
 
 __all__ = ["Replay"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchrl.data.replay_buffers import Sampler
 
 from wmplatform.replay.errors import NotEnoughData
 from wmplatform.replay.streams import EpisodeTable, StreamWriter
+from wmplatform.torchrl_parts import Sampler
 
 __all__ = ["EpisodeSampler", "TransitionRows", "segment_draws", "segment_start"]
 

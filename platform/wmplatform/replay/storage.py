@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import TensorStorage
 
 from wmplatform.files import explained_writes
 from wmplatform.interfaces.env_adapter import ArraySpec
 from wmplatform.records import record_bytes
 from wmplatform.replay.errors import CapacityTooLarge
+from wmplatform.torchrl_parts import TensorStorage
 
 __all__ = ["RowStorage", "in_files", "in_memory"]
 

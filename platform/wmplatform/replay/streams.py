@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import Writer
 
 from wmplatform.replay.errors import BrokenRecords
 from wmplatform.replay.storage import RowStorage
+from wmplatform.torchrl_parts import Writer
 
 __all__ = ["EpisodeTable", "StreamWriter"]
 
