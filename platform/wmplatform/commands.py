@@ -273,9 +273,10 @@ def _print_pairs(values: dict[str, Any], *, as_json: bool) -> None:
 
 def _show_results(folder: Path, console: Console) -> None:
     """Draw the learning curve and print where it and the newest pictures lie."""
-    from wmplatform.pictures import learning_curve
+    from wmplatform.pictures import error_curve, learning_curve
 
-    curve = learning_curve(folder / "metrics.jsonl", folder / "pictures" / "curve.png")
+    curves = folder / "metrics.jsonl", folder / "pictures" / "curve.png"
+    curve = learning_curve(*curves) or error_curve(*curves)
     lines = {
         "curve": curve or f"{folder / 'metrics.jsonl'} (install 'wmplatform[eval]' for a picture)",
         "policy video": _newest(folder / "videos", "policy-*"),

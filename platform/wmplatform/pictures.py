@@ -20,6 +20,7 @@ from wmplatform.json_lines import read_json_lines
 
 __all__ = [
     "enlarge",
+    "error_curve",
     "learning_curve",
     "open_loop_strip",
     "open_loop_video",
@@ -144,13 +145,25 @@ def learning_curve(metrics: Path, target: Path, axis: str = "env_frames") -> Pat
     Returns:
         `target`, or None where matplotlib is not installed or there is nothing to draw.
     """
-    curves = _curves(metrics, axis)
+    return _draw(_curves(metrics, axis, "return"), target, axis, "return of an episode")
+
+
+def error_curve(metrics: Path, target: Path) -> Path | None:
+    """Draw the errors of a world model on held-out videos over updates; else as above."""
+    curves = _curves(metrics, "updates", "reconstruction_mse")
+    curves |= _curves(metrics, "updates", "open_loop_mse")
+    return _draw(curves, target, "updates", "mean squared error of a pixel (0..1)")
+
+
+def _draw(
+    curves: dict[str, list[tuple[int, float]]], target: Path, axis: str, label: str
+) -> Path | None:
     if not curves or find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel=axis, ylabel="return of an episode")
+    axes = figure.add_subplot(xlabel=axis, ylabel=label)
     for name, points in sorted(curves.items()):
         x, y = zip(*points, strict=True)
         axes.plot(x, y, label=name, marker="o" if len(points) < 30 else None, markersize=3)
@@ -161,12 +174,12 @@ def learning_curve(metrics: Path, target: Path, axis: str = "env_frames") -> Pat
     return target
 
 
-def _curves(metrics: Path, axis: str) -> dict[str, list[tuple[int, float]]]:
-    """Read every `.../return` of a run, by name."""
+def _curves(metrics: Path, axis: str, metric: str) -> dict[str, list[tuple[int, float]]]:
+    """Read every `.../<metric>` of a run, by name."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in read_json_lines(metrics):
         for name, value in line.items():
-            if name.endswith("/return") and value is not None and axis in line:
+            if name.endswith(f"/{metric}") and value is not None and axis in line:
                 curves.setdefault(name, []).append((line[axis], value))
     return curves
 
