@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import gymnasium
@@ -101,7 +102,9 @@ def _make(name: str, limit: int | None) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.DependencyNotInstalled as error:
         raise MissingSimulator(f"{name} needs a library: {error}") from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise UnknownTask(f"gymnasium cannot make {name!r}: {error}") from error
+        near = get_close_matches(name, gymnasium.registry, n=3)
+        hint = f"near: {', '.join(near)}" if near else "name an id that gymnasium.registry holds"
+        raise UnknownTask(f"gymnasium cannot make {name!r}: {error}", hint=hint) from error
 
 
 def _action_spec(name: str, space: spaces.Space[Any]) -> ActionSpec:

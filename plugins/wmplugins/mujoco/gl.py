@@ -146,8 +146,10 @@ def _new_context() -> Any:
     context_type = _context_type(import_mujoco())
     if context_type is None:
         raise MissingGL("MuJoCo renders nothing because MUJOCO_GL is off", hint="unset MUJOCO_GL")
+    # MuJoCo's contexts read this name when they are deleted, also where making them has failed.
+    safe_type = type(context_type.__name__, (context_type,), {"_context": None})
     try:
-        context = context_type(*_BUFFER)
+        context = safe_type(*_BUFFER)
         context.make_current()
     # The backends raise whatever their C library led to: GLError, ImportError, FatalError, ...
     except Exception as error:
