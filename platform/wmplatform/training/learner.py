@@ -168,7 +168,7 @@ class Learner:
 
     def _run(self, phase: Phase, update: Update) -> Tensor:
         """Run one phase; returns 1 if a gradient was not finite and the step skipped, else 0."""
-        before = [x.clone() for x in self._statistics]
+        before = torch.cat(self._statistics) if self._statistics else None
         with self._autocast():
             objectives = phase.compute(update)
         if not objectives:  # a phase that is not due this time
@@ -180,8 +180,10 @@ class Learner:
         norms = {group: self.optimizers[group].clip(g) for group, g in grads.items()}
         finite = torch.stack(list(norms.values())).isfinite().all()
         skip = (~finite).float()
-        for old, now in zip(before, self._statistics, strict=True):
-            now.copy_(torch.where(finite, now, old))
+        if before is not None:
+            kept = torch.where(finite, torch.cat(self._statistics), before)
+            sizes = [len(x) for x in self._statistics]
+            torch._foreach_copy_(self._statistics, list(kept.split(sizes)))
         for group, group_grads in grads.items():
             self.optimizers[group].step(group_grads, skip)
             update.metrics[f"{group}_grad_norm"] = norms[group]

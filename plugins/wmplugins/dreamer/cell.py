@@ -3,7 +3,8 @@
 Shape letters: B batch, T time, N rows, A action, S stochastic (G groups x K classes, flattened), D
 deterministic, E embedding, H hidden. The recurrence works on plain tensors; what is not recurrent
 is taken out of the loops: actions and embeddings are projected for all T at once, prior logits are
-computed from the stacked deterministic states, and the noise of all samples is drawn in one call.
+computed from the stacked deterministic states, the noise of all samples is drawn in one call, and
+weights get one gradient for all steps of a posterior scan.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from wmplatform.distributions import race_noise, sample_one_hot
 from wmplatform.types import Metrics
 from wmplugins.dreamer.nets import dense, glorot_
+from wmplugins.dreamer.unrolled import Unrolled, lowered
 
 __all__ = [
     "GRUCell",
@@ -110,7 +112,11 @@ class GRUCell(nn.Module):
 
     def forward(self, x_NI: Tensor, h_ND: Tensor) -> Tensor:
         """Go one step: `[N, inputs]`, `[N, units]` to `[N, units]`."""
-        gates = self.norm(self.linear(torch.cat([x_NI, h_ND], -1)).float())
+        return self.mix(self.linear(torch.cat([x_NI, h_ND], -1)), h_ND)
+
+    def mix(self, gates_NG: Tensor, h_ND: Tensor) -> Tensor:
+        """Go on from the linear layer's outputs `[N, 3 * units]`."""
+        gates = self.norm(gates_NG.float())
         reset, candidate, update = gates.chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(h_ND, candidate, torch.sigmoid(update - 1))
@@ -132,6 +138,7 @@ class RSSMCell(nn.Module):
 
     img_in: nn.Linear
     obs_out: nn.Linear
+    obs_dist: nn.Linear
 
     def __init__(
         self,
@@ -244,21 +251,36 @@ class RSSMCell(nn.Module):
             deterministic: the most likely state instead of a sample.
         """
         batch, length = is_first.shape
-        embed_T, first_T = embed_BTH.unbind(1), is_first.unbind(1)
-        action_T = [action_BTH] * length if action_BTH.dim() == 1 else action_BTH.unbind(1)
+        first_T = is_first.unbind(1)
         noise_T = self.noise(length, batch, like=state["deter"], deterministic=deterministic)
-        from_stoch, from_deter = self.stoch_weight(), self.deter_weight()
+        from_stoch, gru, from_deter, dist = self._unrolled(embed_BTH, action_BTH)
         stochs, deters, posts = [], [], []
         for t in range(length):
             state = self.forget(first_T[t], state)
-            deter = self.advance(state["stoch"], state["deter"], action_T[t], from_stoch)
-            post = self.posterior(deter, embed_T[t], from_deter)
+            x = F.elu(from_stoch(t, state["stoch"]))
+            deter = self.gru.mix(gru(t, torch.cat([x, state["deter"]], -1)), state["deter"])
+            post = self.grouped(dist(t, F.elu(from_deter(t, deter))))
             state = {"stoch": sample_one_hot(post, noise_T[t]).flatten(1), "deter": deter}
             stochs.append(state["stoch"])
             deters.append(deter)
             posts.append(post)
         states = {"stoch": torch.stack(stochs, 1), "deter": torch.stack(deters, 1)}
         return Scan(states, state, torch.stack(posts, 1))
+
+    def _unrolled(self, embed_BTH: Tensor, action_BTH: Tensor) -> tuple[Unrolled, ...]:
+        """Layers of a posterior step in their order, for all steps of a scan."""
+        batch, length = embed_BTH.shape[:2]
+
+        def bias(layer: nn.Linear) -> Tensor:
+            return lowered(layer.bias).expand(length, batch, -1)
+
+        actions = action_BTH.expand(batch, length, -1).transpose(0, 1)
+        return (
+            Unrolled(self.stoch_weight(), actions),
+            Unrolled(self.gru.linear.weight, bias(self.gru.linear), is_bias=True),
+            Unrolled(self.deter_weight(), embed_BTH.transpose(0, 1)),
+            Unrolled(self.obs_dist.weight, bias(self.obs_dist), is_bias=True),
+        )
 
     def step(
         self,
