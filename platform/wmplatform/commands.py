@@ -156,9 +156,14 @@ def doctor(folder: Path, *, as_json: bool = False) -> int:
         if not diagnosis.ok and diagnosis.fix:
             for line in diagnosis.fix.splitlines():
                 console.print(f"      fix  {line}", markup=False, soft_wrap=True)
+    broken = sum(not each.ok for each in found)
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
-    return ExitCode.OK if all(each.ok for each in found) else ExitCode.ENVIRONMENT
+    elif broken:
+        console.print(f"{broken} of {len(found)} are BAD; what mends each stands below it")
+    else:
+        console.print("nothing is missing")
+    return ExitCode.ENVIRONMENT if broken else ExitCode.OK
 
 
 def evaluate(

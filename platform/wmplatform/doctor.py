@@ -29,8 +29,7 @@ def examine(folder: Path) -> Iterator[Diagnosis]:
     yield _accelerator()
     yield _disk(folder)
     yield from _optional()
-    for component in components():
-        yield _plugin(component)
+    yield from _plugins()
     for component in components("envs"):
         yield from _environment(component)
 
@@ -99,8 +98,20 @@ def _optional() -> Iterator[Diagnosis]:
         yield Diagnosis(module, True, detail)
 
 
-def _plugin(component: Component) -> Diagnosis:
-    """Import a component. One whose extra is not installed is not broken."""
+def _plugins() -> Iterator[Diagnosis]:
+    """Import every component; those that load are one line a group."""
+    found = [(component, _plugin(component)) for component in components()]
+    loaded: dict[str, list[str]] = {}
+    for component, diagnosis in found:
+        if diagnosis is None:
+            loaded.setdefault(component.group, []).append(component.name)
+    for group, names in loaded.items():
+        yield Diagnosis(group, True, ", ".join(names))
+    yield from (diagnosis for _, diagnosis in found if diagnosis is not None)
+
+
+def _plugin(component: Component) -> Diagnosis | None:
+    """Import a component; None if it loads. One whose extra is not installed is not broken."""
     origin = f"{component.distribution} {component.version}"
     if component.missing():
         return Diagnosis(component.selector, True, f"not available: it {component.status()}")
@@ -111,7 +122,7 @@ def _plugin(component: Component) -> Diagnosis:
     status = component.status()
     if status != "installed":
         return Diagnosis(component.selector, False, status, "uninstall one of the distributions")
-    return Diagnosis(component.selector, True, f"loads, from {origin}")
+    return None
 
 
 def _environment(component: Component) -> Iterator[Diagnosis]:

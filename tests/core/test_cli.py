@@ -254,5 +254,8 @@ def test_doctor_prints_the_fix_of_what_is_broken(
     if code:
         assert "BAD square rendering: no [GL] library" in said
         assert "fix  apt install libegl1" in said
+        assert "1 of" in said
     else:
         assert "BAD" not in said
+        assert "envs: square" in said
+        assert said.endswith("nothing is missing\n")
