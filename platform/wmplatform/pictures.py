@@ -149,7 +149,7 @@ def learning_curve(metrics: Path, target: Path, axis: str = "env_frames") -> Pat
 
 
 def error_curve(metrics: Path, target: Path) -> Path | None:
-    """Draw the errors of a world model on held-out videos over updates; else as above."""
+    """Draw the errors of a world model on held-out videos over updates, as `learning_curve`."""
     curves = _curves(metrics, "updates", "reconstruction_mse")
     curves |= _curves(metrics, "updates", "open_loop_mse")
     return _draw(curves, target, "updates", "mean squared error of a pixel (0..1)")

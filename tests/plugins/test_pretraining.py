@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from wmplatform.cli import main
 from wmplatform.errors import ExitCode
 from wmplatform.json_lines import read_json_lines
 from wmplatform.saved_agent import open_saved
+from wmplatform.training.processes import Processes
 from wmplugins.videos.samples import moving_bar
 
 MODEL = """
@@ -190,3 +193,21 @@ def test_torchrun_starts_a_shared_run(folder: Path, repo_root: Path, tmp_path: P
     state = Checkpoints(tmp_path / "run" / "checkpoints").load()
     assert len(state["processes"]) == 2
     assert state["loop"]["counters"]["updates"] == 4
+
+
+def test_the_online_loop_is_not_shared_by_processes(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @contextmanager
+    def two(device: str) -> Iterator[tuple[Processes, str]]:
+        yield Processes(0, 2), device
+
+    monkeypatch.setattr("wmplatform.training.launch.joined", two)
+    gin = tmp_path / "finetune.gin"
+    gin.write_text(FINETUNE.format(run=folder / "pretrained") + MODEL + sizes("stacked"))
+    assert run(gin, tmp_path / "tuned") == ExitCode.BAD_INPUT
+    assert "Online runs in one process, and torchrun started 2" in capsys.readouterr().err
+    assert not (tmp_path / "tuned").exists()
