@@ -3,6 +3,7 @@
 Tensors are fake, so that full sizes cost neither memory nor arithmetic; no simulator is started.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from wmplatform.config import load
 from wmplatform.types import EnvSpec
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-FILES = sorted(FOLDER.glob("*.gin"))
+FILES = sorted([*FOLDER.glob("*.gin"), *FOLDER.glob("ablations/*.gin")])
+SAME = re.compile(r"_pretrain_(?!ssv2|concat)")
+"""Pre-training on other data differs in nothing that an update could notice."""
+RUN = [file for file in FILES if not SAME.search(file.stem)]
 SHORT = "Segments.length = 8"
 """Operators are dispatched one by one, so time is cut; the batch is not."""
 
@@ -33,6 +37,13 @@ def segments(spec: EnvSpec, batch: int, length: int) -> TensorDict:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_experiment_fits_one_screen_and_is_checked(file: Path) -> None:
+    config = load([file], [])
+    assert assembly.root_of(config) in {"Online", "Pretrain"}
+    assert len(file.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("file", RUN, ids=lambda file: file.stem)
 def test_an_update_of_the_experiment_runs_and_never_waits(file: Path) -> None:
     config = load([file], [SHORT])
     spec = assembly.build_spec(config)
