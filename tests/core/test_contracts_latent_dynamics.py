@@ -15,7 +15,7 @@ from wmplatform.stateless import Stateless
 from wmplatform.types import ActionSpec, ArraySpec
 
 from .mutants.dynamics import MUTANTS, CannotTakeOneHot
-from .reference_components import BranchedDynamics, RecurrentDynamics, WindowDynamics
+from .reference_dynamics import BranchedDynamics, RecurrentDynamics, WindowDynamics
 from .subjects import Subject, holds, subjects
 
 every_dynamics = subjects(

@@ -11,7 +11,8 @@ from wmplatform.contracts.run import CannotCheck
 from wmplatform.types import ActionSpec, ArraySpec
 
 from .mutants.encoders import MixesRows
-from .reference_components import LinearEncoder, RecurrentDynamics
+from .reference_components import LinearEncoder
+from .reference_dynamics import RecurrentDynamics
 
 
 @law("Thing", 3)

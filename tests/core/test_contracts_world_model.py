@@ -19,16 +19,14 @@ from .mutants import world_models as mutants
 from .reference_components import (
     ActorCritic,
     BonusExplorer,
-    BranchedDynamics,
     LinearContinueHead,
     LinearEncoder,
     LinearRewardHead,
     PlainDecoder,
     RandomFrame,
-    RecurrentDynamics,
     WeighedBalancer,
-    WindowDynamics,
 )
+from .reference_dynamics import BranchedDynamics, RecurrentDynamics, WindowDynamics
 from .subjects import holds
 
 SPEC = env_spec(ActionSpec(2))

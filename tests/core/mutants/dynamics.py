@@ -19,7 +19,7 @@ from wmplatform.types import (
     tree_map,
 )
 
-from ..reference_components import RecurrentDynamics
+from ..reference_dynamics import RecurrentDynamics
 
 Embeds = Mapping[str, Tensor]
 
