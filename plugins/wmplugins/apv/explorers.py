@@ -106,7 +106,8 @@ class VideoBonus(Sampling):
     def distance(self, clips_NP: Tensor) -> Tensor:
         """Push clips to the front of the queue, then average the k smallest distances, `[N]`.
 
-        Clips that are not finite leave the queue as it is, so one bad batch does no lasting harm.
+        If a clip is not finite its distance is NaN, and the queue stays as it is: one bad batch
+        does no lasting harm.
         """
         count, size = len(clips_NP), len(self.queue)
         if count > size:
@@ -114,7 +115,8 @@ class VideoBonus(Sampling):
                 f"a batch gives {count} clips, the queue holds {size}; "
                 "raise explorers.video_bonus.queue or use smaller batches"
             )
-        fine = clips_NP.isfinite().all()
+        finite_N = clips_NP.isfinite().all(-1)
+        fine = finite_N.all()
         pushed = torch.cat([clips_NP, self.queue])[:size]
         self.queue.copy_(torch.where(fine, pushed, self.queue))
         self.pushed.add_(count * fine)
@@ -124,7 +126,8 @@ class VideoBonus(Sampling):
         ).masked_fill(free, torch.inf)
         nearest = distances.topk(min(self.neighbours, size), largest=False).values
         known = nearest.isfinite()
-        return nearest.masked_fill(~known, 0.0).sum(-1) / known.sum(-1).clamp_min(1)
+        mean = nearest.masked_fill(~known, 0.0).sum(-1) / known.sum(-1).clamp_min(1)
+        return mean.masked_fill(~finite_N, torch.nan)
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Divide by the running mean of the magnitude, which is updated first."""
