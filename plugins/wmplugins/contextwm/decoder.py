@@ -215,6 +215,7 @@ class ContextDecoder(_ContextResNetDecoder):
             keep: share of the context's tokens that each frame may look at in training.
             mask_in_eval: also in evaluation mode; decoding is then random there.
             mask_warmup: training calls over which the share grows from 0 to `keep`; 0 for none.
+                While it is too small for a token, the context is not read.
             augmented_skip: the skip path takes X~ as well.
         """
         super().__init__(features, observations, context, depth=depth, norm=norm, key=key)
@@ -234,7 +235,7 @@ class ContextDecoder(_ContextResNetDecoder):
         """
         if not self.training and not self.mask_in_eval:
             return 1.0
-        if self.mask_warmup and self.training:
+        if self.mask_warmup:
             return self.keep * min(1.0, int(self.calls) / self.mask_warmup)
         return self.keep
 
