@@ -29,6 +29,8 @@ from wmplatform.world_model import IncompatibleParts
 from .toy_clips import ToyClips, video_agent, video_learner
 
 UPDATES = 6
+PATIENCE_S = 600.0
+"""A busy machine may take long to import torch twice."""
 
 
 def settings(**changes: Any) -> Pretrain:
@@ -59,12 +61,16 @@ class StopAfter:
         return self.run is not None and self.run.updates >= self.updates
 
 
+def opened(path: Path, processes: Processes) -> RunFolder:
+    """Open a run folder in the first process, and let the others use it."""
+    found: list[RunFolder] = []
+    processes.first(lambda: found.append(RunFolder.open(path, config_text="")))
+    return found[0] if found else RunFolder.shared(path)
+
+
 def share(path: Path, processes: Processes, stop: Any, **changes: Any) -> PretrainRun:
     """Train as one of several processes in a folder."""
-    opened: list[RunFolder] = []
-    processes.first(lambda: opened.append(RunFolder.open(path, config_text="")))
-    folder = opened[0] if opened else RunFolder.shared(path)
-    with folder:
+    with opened(path, processes) as folder:
         run = PretrainRun(settings(**changes), folder, seed=3, device="cpu", processes=processes)
         stop.run = run
         try:
@@ -83,6 +89,7 @@ def everything(path: Path, processes: Processes) -> None:
     gradients(path, processes)
     diverging(path, processes)
     whole(path, processes)
+    signalled(path, processes)
 
 
 def gradients(path: Path, processes: Processes) -> None:
@@ -138,18 +145,11 @@ def whole(path: Path, processes: Processes) -> None:
 
 
 def signalled(path: Path, processes: Processes) -> None:
-    """Train for ever."""
-    code = run_settings(path, processes)
+    """Train until the second process is asked to stop."""
+    endless = settings(total_updates=10**6, log_every=1, save_every=10**5, milestone_every=0)
+    with opened(path / "signalled", processes) as folder:
+        code = endless.run(folder, seed=3, processes=processes)
     (path / f"code-{processes.rank}").write_text(str(int(code)))
-
-
-def run_settings(path: Path, processes: Processes) -> ExitCode:
-    opened: list[RunFolder] = []
-    processes.first(lambda: opened.append(RunFolder.open(path / "run", config_text="")))
-    folder = opened[0] if opened else RunFolder.shared(path / "run")
-    with folder:
-        endless = settings(total_updates=10**6, log_every=1, save_every=10**5, milestone_every=0)
-        return endless.run(folder, seed=3, processes=processes)
 
 
 def diverging(path: Path, processes: Processes) -> None:
@@ -233,7 +233,7 @@ def start(name: str, path: Path, repo_root: Path) -> list[subprocess.Popen[bytes
 
 def finish(processes: list[subprocess.Popen[bytes]]) -> None:
     try:
-        outputs = [process.communicate(timeout=120)[0].decode() for process in processes]
+        outputs = [process.communicate(timeout=PATIENCE_S)[0].decode() for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -244,7 +244,14 @@ def finish(processes: list[subprocess.Popen[bytes]]) -> None:
 def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have left behind."""
     path = tmp_path_factory.mktemp("shared")
-    finish(start("everything", path, Path(__file__).resolve().parents[2]))
+    processes = start("everything", path, Path(__file__).resolve().parents[2])
+    metrics, end = path / "signalled" / "metrics.jsonl", time.monotonic() + PATIENCE_S
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.05)
+        if any(process.poll() is not None for process in processes):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    finish(processes)
     return path
 
 
@@ -305,16 +312,10 @@ def test_a_run_of_two_processes_can_go_on_with_one(shared_runs: Path) -> None:
     assert run.updates == UPDATES + 2
 
 
-def test_a_signal_to_one_process_stops_both_after_a_save(tmp_path: Path, repo_root: Path) -> None:
-    processes = start("signalled", tmp_path, repo_root)
-    metrics, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
-        time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)
-    finish(processes)
-    codes = [(tmp_path / f"code-{rank}").read_text() for rank in range(2)]
+def test_a_signal_to_one_process_stops_both_after_a_save(shared_runs: Path) -> None:
+    codes = [(shared_runs / f"code-{rank}").read_text() for rank in range(2)]
     assert codes == [str(int(ExitCode.INTERRUPTED))] * 2
-    assert loaded(tmp_path / "run")["loop"]["counters"]["updates"] > 0
+    assert loaded(shared_runs / "signalled")["loop"]["counters"]["updates"] > 0
 
 
 def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
