@@ -29,7 +29,7 @@ from wmplatform.json_lines import read_json_lines
 from wmplatform.videos.errors import UnreadableVideo
 from wmplatform.videos.shards import file_sha256
 
-__all__ = ["Block", "Layout", "Stopped", "split", "write_block"]
+__all__ = ["Block", "Layout", "Stopped", "block_size", "split", "write_block"]
 
 _MAX_VIDEOS = 512
 _BLOCKS = 64
@@ -79,9 +79,14 @@ class Layout:
         return self.folder / "blocks" / f"{block:05d}.json"
 
 
+def block_size(videos: int) -> int:
+    """Choose how many videos a block has, whatever the number of workers."""
+    return max(1, min(_MAX_VIDEOS, -(-videos // _BLOCKS)))
+
+
 def split(videos: list[Video]) -> list[Block]:
-    """Cut a listing into blocks, by its length alone."""
-    size = max(1, min(_MAX_VIDEOS, -(-len(videos) // _BLOCKS)))
+    """Cut a listing into blocks."""
+    size = block_size(len(videos))
     parts = [tuple(videos[first : first + size]) for first in range(0, len(videos), size)]
     return [Block(number, part) for number, part in enumerate(parts)]
 

@@ -28,7 +28,7 @@ from wmplatform.factory import Factory
 from wmplatform.files import explained_writes, replace_file, to_json
 from wmplatform.interfaces.video_source import Video, VideoSource
 from wmplatform.json_lines import read_json_lines
-from wmplatform.videos.blocks import Block, Layout, Stopped, split, write_block
+from wmplatform.videos.blocks import Block, Layout, Stopped, block_size, split, write_block
 from wmplatform.videos.errors import (
     BadSource,
     FolderBusy,
@@ -265,6 +265,7 @@ def _plan(source: VideoSource, videos: list[Video], settings: Prepare) -> dict[s
         "listing_sha256": listing.hexdigest(),
         "frame_shape": source.frame_shape,
         "group_weights": dict(source.group_weights()),
+        "block_videos": block_size(len(videos)),
         "shard_bytes": settings.shard_bytes,
         "skip": settings.skip,
     }

@@ -47,7 +47,8 @@ class PrepareProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self.console.is_terminal:  # elsewhere it would print an empty line
+            self._bar.stop()
 
     def update(self, videos: int, frames: int, quarantined: int) -> None:
         """Show what is finished by now, quarantined videos included."""

@@ -60,10 +60,15 @@ def held_out(names: Sequence[str], share: float) -> NDArray[np.bool_]:
         names: may repeat; equal names are chosen together.
         share: of the different names.
     """
-    order = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = sorted(set(names), key=_hash)
     count = max(1, round(share * len(order))) if share > 0 else 0
     chosen = set(order[:count])
     return np.array([name in chosen for name in names], bool)
+
+
+def _hash(name: str) -> bytes:
+    # Names of files may hold bytes that are no text.
+    return hashlib.sha256(name.encode(errors="surrogatepass")).digest()
 
 
 def strata_of(

@@ -61,5 +61,9 @@ def centre_square(width: int, height: int) -> Box:
 
 def fitted(image: Image.Image, size: int, box: Box | None, resample: Filter) -> NDArray[np.uint8]:
     """Cut a box out of an image, or take all of it, and resize to uint8 `[3, S, S]`."""
-    small = image.resize((size, size), _FILTERS[resample], box=box)
+    if box is not None:  # before resizing, so that nothing around it bleeds in
+        left, top, right, bottom = box
+        width, height = int(right - left), int(bottom - top)
+        image = image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    small = image.resize((size, size), _FILTERS[resample])
     return np.ascontiguousarray(np.asarray(small, np.uint8).transpose(2, 0, 1))

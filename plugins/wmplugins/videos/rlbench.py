@@ -84,7 +84,8 @@ class NpzEpisodes(VideoSource):
 
     def _images(self, video: Video) -> np.ndarray:
         try:
-            with np.load(Path(self.root).expanduser() / video.key) as arrays:
+            path = Path(self.root).expanduser() / video.key
+            with path.open("rb") as file, np.load(file) as arrays:
                 images = np.asarray(arrays[self.array])
         except FileNotFoundError:
             raise UnreadableVideo(video.key, "there is no such file") from None
