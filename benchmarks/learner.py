@@ -1,12 +1,13 @@
 """How fast the learner updates: rate, operators, arithmetic, memory, and where the time goes.
 
     python benchmarks/learner.py [--gin experiments/dreamerv2_metaworld.gin] [--bind "..."]
-                                 [--device cpu] [--updates 5] [--json learner.json]
+                                 [--device cpu] [--updates 5] [--count] [--json learner.json]
 
 Agent and learner are assembled from gin as a run assembles them; batches are random bytes in the
-shape that replay would give, already on the device. No simulator is started. The rate is measured
-first, undisturbed; stages, operators and arithmetic are counted afterwards, in updates of their
-own. Settings are tried with --bind, e.g. "Learner.precision = 'bf16'" or "Segments.batch = 16".
+shape that replay would give, or clips of videos, already on the device. No simulator is started.
+The rate is measured first, undisturbed; stages, operators and arithmetic are counted afterwards,
+in updates of their own. With --count they are counted on fake tensors and nothing is computed.
+Settings are tried with --bind, e.g. "Learner.precision = 'bf16'" or "Segments.batch = 16".
 """
 
 # ruff: noqa: E402  the source roots come before the packages below
@@ -19,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ sys.path[:0] = [str(ROOT / source) for source in ("platform", "plugins")]
 
 import torch
 from tensordict import TensorDict
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from wmplatform import assembly
-from wmplatform.config import load
+from wmplatform.config import Config, load
 from wmplatform.replay import Segments
 from wmplatform.training.launch import choose_device
 from wmplatform.training.learner import Learner
@@ -43,30 +45,36 @@ STAGES = ("forward", "backward", "optimizer", "after")
 
 
 @dataclass
-class Report:
-    """What was measured, of updates after the warm-up."""
+class Counts:
+    """What one update takes, whatever the machine."""
 
-    device: str
     batch: list[int]
     parameters: int
-    update_s: float
-    """Median wall time of an update."""
-    updates_per_s: float
-    spread: float
-    """Slowest over fastest update."""
     operators: int
     """ATen operators of an update, views included."""
     kernels: int
     """Those that are no views; on an accelerator, about the number of launches."""
     gflops: float
     """Arithmetic of one update in 1e9 floating-point operations (convolutions, products)."""
+    operators_by_phase: dict[str, dict[str, int]]
+    most_frequent: dict[str, int]
+
+
+@dataclass
+class Report(Counts):
+    """What was measured, of updates after the warm-up."""
+
+    device: str
+    update_s: float
+    """Median wall time of an update."""
+    updates_per_s: float
+    spread: float
+    """Slowest over fastest update."""
     gflops_per_s: float
     peak_memory_mib: float
     """Of the device; on a CPU the largest resident memory of this process."""
     stages: dict[str, dict[str, float]]
     """Seconds by phase and stage."""
-    operators_by_phase: dict[str, dict[str, int]]
-    most_frequent: dict[str, int]
 
 
 class OperatorCount(TorchDispatchMode):
@@ -79,8 +87,9 @@ class OperatorCount(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count and run one operator."""
-        self.names[str(func)] += 1
-        self.views += bool(getattr(func, "is_view", False))
+        if func.namespace == "aten":  # fake tensors ask for devices by operators of another one
+            self.names[str(func)] += 1
+            self.views += func.is_view
         return func(*args, **(kwargs or {}))
 
 
@@ -138,8 +147,16 @@ def _with(phase: Any, stages: Stages) -> Any:
     return type(phase)(phase.name, stages.timed("forward", phase.compute), after)
 
 
+def request_of(config: Config, learner: Learner) -> Any:
+    """What an update takes from replay; from videos, segments without actions and rewards."""
+    if assembly.root_of(config) != assembly.VIDEOS:
+        return learner.data
+    sizes = {name: config.parameter(f"Clips.{name}") for name in ("batch", "length")}
+    return Segments(**sizes)
+
+
 def synthetic(spec: EnvSpec, request: Any, device: torch.device) -> TensorDict:
-    """Random records in the shape that `request` asks replay for."""
+    """Random records in the shape that `request` asks replay for; clips where nobody acts."""
     segments = isinstance(request, Segments)
     lead = (request.batch, request.length) if segments else (request.batch,)
     stack = 1 if segments else request.stack
@@ -149,6 +166,11 @@ def synthetic(spec: EnvSpec, request: Any, device: torch.device) -> TensorDict:
             key: _random(lead, value, stack, device) for key, value in spec.observations.items()
         }
 
+    first = torch.zeros(lead, dtype=torch.bool, device=device)
+    if segments:
+        first[:, 0] = True
+    if not spec.action.size:
+        return TensorDict({**observations(), "is_first": first}, batch_size=lead, device=device)
     action = torch.rand(*lead, spec.action.size, device=device) * 2 - 1
     if spec.action.kind == "discrete":
         action = torch.nn.functional.one_hot(action.argmax(-1), spec.action.size).float()
@@ -157,9 +179,8 @@ def synthetic(spec: EnvSpec, request: Any, device: torch.device) -> TensorDict:
     if not segments:
         columns |= {"discount": torch.full(lead, 0.97, device=device), "next": observations()}
         return TensorDict(columns, batch_size=lead, device=device)
-    for name in ("is_first", "is_last", "is_terminal"):
-        columns[name] = torch.zeros(lead, dtype=torch.bool, device=device)
-    columns["is_first"][:, 0] = True
+    columns |= {name: torch.zeros_like(first) for name in ("is_last", "is_terminal")}
+    columns["is_first"] = first
     return TensorDict(columns, batch_size=lead, device=device)
 
 
@@ -193,23 +214,30 @@ def measure(learner: Learner, batch: TensorDict, updates: int, warmup: int) -> R
     stages = Stages(learner, lambda: now(device))
     with stages.attached():
         learner.update(batch)
-    count, by_phase = count_operators(learner, batch)
-    with FlopCounterMode(display=False) as flops:
-        learner.update(batch)
-    gflops, update_s = flops.get_total_flops() / 1e9, statistics.median(seconds)
+    counts, update_s = counts_of(learner, batch), statistics.median(seconds)
     return Report(
+        **asdict(counts),
         device=_device_name(device),
-        batch=list(batch.batch_size),
-        parameters=sum(p.numel() for p in learner.agent.parameters()),
         update_s=update_s,
         updates_per_s=1 / update_s,
         spread=max(seconds) / min(seconds),
-        operators=count.names.total(),
-        kernels=count.names.total() - count.views,
-        gflops=gflops,
-        gflops_per_s=gflops / update_s,
+        gflops_per_s=counts.gflops / update_s,
         peak_memory_mib=peak_memory_mib,
         stages=stages.found,
+    )
+
+
+def counts_of(learner: Learner, batch: TensorDict) -> Counts:
+    """Count operators and arithmetic of an update, in one each."""
+    count, by_phase = count_operators(learner, batch)
+    with FlopCounterMode(display=False) as flops:
+        learner.update(batch)
+    return Counts(
+        batch=list(batch.batch_size),
+        parameters=sum(p.numel() for p in learner.agent.parameters()),
+        operators=count.names.total(),
+        kernels=count.names.total() - count.views,
+        gflops=flops.get_total_flops() / 1e9,
         operators_by_phase=by_phase,
         most_frequent=dict(count.names.most_common(12)),
     )
@@ -243,34 +271,42 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores"
 
 
-def show(report: Report, title: str) -> None:
-    """Print a report as tables."""
+def show(found: Counts, title: str) -> None:
+    """Print what was counted, and measured, as tables."""
     from rich.console import Console
     from rich.table import Table
 
+    report = found if isinstance(found, Report) else None
     summary = Table(title=title, show_header=False)
     rows = {
-        "device": report.device,
-        "batch": " x ".join(map(str, report.batch)),
-        "parameters": f"{report.parameters:,}",
-        "updates per s": f"{report.updates_per_s:.3g} (slowest / fastest {report.spread:.2f})",
-        "ATen operators per update": f"{report.operators:,}, {report.kernels:,} without views",
-        "arithmetic per update": f"{report.gflops:,.1f} GFLOP",
-        "arithmetic per second": f"{report.gflops_per_s:,.1f} GFLOP/s",
-        "peak memory": f"{report.peak_memory_mib:,.0f} MiB",
+        "batch": " x ".join(map(str, found.batch)),
+        "parameters": f"{found.parameters:,}",
+        "ATen operators per update": f"{found.operators:,}, {found.kernels:,} without views",
+        "arithmetic per update": f"{found.gflops:,.1f} GFLOP",
     }
+    if report:
+        spread = f"slowest / fastest {report.spread:.2f}"
+        rows |= {
+            "device": report.device,
+            "updates per s": f"{report.updates_per_s:.3g} ({spread})",
+            "arithmetic per second": f"{report.gflops_per_s:,.1f} GFLOP/s",
+            "peak memory": f"{report.peak_memory_mib:,.0f} MiB",
+        }
     for name, value in rows.items():
         summary.add_row(name, value)
-    split = Table("phase", *STAGES, title="Milliseconds (share of the update; operators, no views)")
+    title = "Milliseconds (share of the update; operators, no views)" if report else "Operators"
+    split = Table("phase", *STAGES, title=title)
+    for phase, counts in found.operators_by_phase.items():
+        split.add_row(phase, *(_cell(report, phase, stage, counts[stage]) for stage in STAGES))
+    Console().print(summary, split)
+
+
+def _cell(report: Report | None, phase: str, stage: str, operators: int) -> str:
+    if report is None:
+        return f"{operators:,}"
     total_s = sum(sum(stages.values()) for stages in report.stages.values())
-    for phase, stages in report.stages.items():
-        counts = report.operators_by_phase[phase]
-        cells = [
-            f"{1e3 * stages[s]:,.1f} ({stages[s] / total_s:.0%}; {counts[s]:,})" for s in STAGES
-        ]
-        split.add_row(phase, *cells)
-    console = Console()
-    console.print(summary, split)
+    seconds = report.stages[phase][stage]
+    return f"{1e3 * seconds:,.1f} ({seconds / total_s:.0%}; {operators:,})"
 
 
 def main() -> None:
@@ -283,6 +319,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=5, help="updates that are timed")
     parser.add_argument("--warmup", type=int, default=1, help="updates before them")
     parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--count", action="store_true", help="count only; computes nothing")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     if options.threads:
@@ -290,15 +327,22 @@ def main() -> None:
     torch.manual_seed(0)
     files = options.gin or [default]
     config = load(files, options.bind)
-    spec = assembly.build_adapter(config).spec()
-    device = torch.device(choose_device(options.device))
-    agent = assembly.build_agent(config, spec).to(device)
-    learner: Learner = assembly.build_part(config, "learner", agent)
-    batch = synthetic(spec, learner.data, device)
-    report = measure(learner, batch, options.updates, options.warmup)
-    show(report, ", ".join(file.stem for file in files))
+    spec = assembly.build_spec(config)
+    device = torch.device("cpu" if options.count else choose_device(options.device))
+    with FakeTensorMode() if options.count else nullcontext():
+        agent = assembly.build_agent(config, spec)
+        if not options.count:  # fake modules cannot be moved
+            agent = agent.to(device)
+        learner: Learner = assembly.build_part(config, "learner", agent)
+        batch = synthetic(spec, request_of(config, learner), device)
+        found: Counts = (
+            counts_of(learner, batch)
+            if options.count
+            else measure(learner, batch, options.updates, options.warmup)
+        )
+    show(found, ", ".join(file.stem for file in files))
     if options.json is not None:
-        numbers = {"files": [file.name for file in files], "bind": options.bind, **asdict(report)}
+        numbers = {"files": [file.name for file in files], "bind": options.bind, **asdict(found)}
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
 
 
