@@ -1,0 +1,55 @@
+"""Draw the curves of docs/results.md from the JSON lines beside this file.
+
+Usage: python docs/results/draw.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+RUNS = {
+    "pendulum": ("Pendulum-v1 from pixels", ["pendulum-seed0", "pendulum-seed1", "pendulum-seed2"]),
+    "reach": ("Meta-World reach from pixels", ["reach-seed0", "reach-weighted-seed0"]),
+}
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """Lines of one run."""
+    return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text().splitlines()]
+
+
+def column(lines: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Environment frames and values of the lines that have this key."""
+    found = [line for line in lines if line.get(key) is not None]
+    return [line["env_frames"] for line in found], [line[key] for line in found]
+
+
+def draw(file: str, title: str, names: list[str]) -> None:
+    """Evaluation return, and success where there is any, of some runs over environment frames."""
+    runs = {name: read(name) for name in names if (HERE / f"{name}.jsonl").exists()}
+    success = any("eval/success" in line for lines in runs.values() for line in lines)
+    figure, axes = plt.subplots(1, 1 + success, figsize=(5 + 4 * success, 3.2), squeeze=False)
+    for number, (name, lines) in enumerate(runs.items()):
+        color = f"C{number}"
+        for kind in ("random", "train"):
+            axes[0][0].plot(*column(lines, f"{kind}/return"), color=color, alpha=0.25, linewidth=0.8)
+        axes[0][0].plot(*column(lines, "eval/return"), "o-", color=color, label=name, markersize=3)
+        if success:
+            axes[0][1].plot(*column(lines, "eval/success"), "o-", color=color, markersize=3)
+    axes[0][0].set(title=title, xlabel="env_frames", ylabel="return (bold: evaluation)")
+    axes[0][0].legend(fontsize=7)
+    if success:
+        axes[0][1].set(title="evaluation success", xlabel="env_frames", ylim=(-0.05, 1.05))
+    figure.tight_layout()
+    figure.savefig(HERE / f"{file}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    for file, (title, names) in RUNS.items():
+        draw(file, title, names)
