@@ -73,9 +73,9 @@ def test_a_kill_in_the_middle_changes_nothing(
 ) -> None:
     out = tmp_path / "out"
     process = start(clips, out)
-    # Of the parent alone: its workers go on to the next frame and then notice.
     os.killpg(process.pid, signal.SIGKILL) if whole_group else process.kill()
-    process.communicate()
+    # Ends when the last worker has left, too: they hold the other ends of the pipes.
+    process.communicate(timeout=60)
     assert main(command(clips, out, 0)) == 0
     assert content(out) == content(uninterrupted)
 
@@ -116,7 +116,7 @@ def test_the_command_reads_gin_files(clips: Path, tmp_path: Path, repo_root: Pat
         (["prepare", "--out", "x"], "name a video source"),
         (["prepare", "foldr", "--out", "x"], "'folder'"),
         (["prepare", "folder", "--out", "x"], "root"),
-        (["prepare", "folder", "--bind", "sise = 3", "--out", "x"], "size"),
+        (["prepare", "folder", "--bind", "siz = 3", "--out", "x"], "size"),
     ],
 )
 def test_wrong_words_are_explained(
@@ -140,3 +140,53 @@ def test_composed_settings_are_valid(name: str, repo_root: Path) -> None:
     from wmplatform.config import load
 
     assert load([repo_root / "experiments" / "videos" / f"{name}.gin"]).targets
+
+
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    """Worker processes, not the tracker that comes with them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == process.pid and "spawn_main" in words:
+            found.append(int(entry.name))
+    return found
+
+
+def test_a_dead_worker_is_an_error_that_names_its_video(
+    clips: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(clips, out)
+    process.send_signal(signal.SIGSTOP)  # so that it does not finish first
+    os.kill(children(process)[0], signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    if process.returncode != ExitCode.OK:  # the worker had nothing left to do
+        assert process.returncode == ExitCode.FAILED
+        assert "a worker process died" in said
+        assert "Prepare.skip" in said
+    assert main(command(clips, out, 0)) == 0
+    assert content(out) == content(uninterrupted)
+
+
+def test_what_is_missing_on_a_machine_is_said_once(tmp_path: Path) -> None:
+    pytest.importorskip("metaworld")
+    words = ["prepare", "metaworld_demos", "--bind", "tasks = ('reach',)", "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment |= {"MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "wmplatform", *words, "--processes", "2"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == ExitCode.ENVIRONMENT, done.stderr
+    assert done.stderr.count("MissingGL") == 1
+    assert "apt-get install" in done.stderr

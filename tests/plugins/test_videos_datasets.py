@@ -74,8 +74,8 @@ def test_ssv2_frames_are_squashed() -> None:
 def test_ssv2_chooses_classes() -> None:
     chosen = something(classes=("Pushing something",), split="train+validation")
     assert keys(chosen) == ["3.webm", "7.webm"]
-    with pytest.raises(BadSource, match="no class 'Pushing somthing'") as caught:
-        something(classes=("Pushing somthing",)).videos()
+    with pytest.raises(BadSource, match="no class 'Pushing something up'") as caught:
+        something(classes=("Pushing something up",)).videos()
     assert "Pushing something" in caught.value.hint
     with pytest.raises(BadSource, match="test list has no classes"):
         something(classes=("Pushing something",), split="test").videos()

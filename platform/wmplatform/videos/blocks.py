@@ -109,7 +109,7 @@ def write_block(
     if layout.record(block.number).exists():
         return
     with layout.journal(block.number).open("ab") as journal:
-        # The worker of a killed process may still be between two frames.
+        # The worker of a killed process may need a moment to notice.
         fcntl.flock(journal, fcntl.LOCK_EX)
         if layout.record(block.number).exists():
             return

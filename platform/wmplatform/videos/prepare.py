@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -310,12 +311,11 @@ class _Worker:
 
     source: VideoSource
     layout: Layout
-    parent: int
     stop: Any
     """Shared byte; not 0 calls the work off."""
 
     def going(self) -> bool:
-        return self.stop.value == 0 and os.getppid() == self.parent
+        return bool(self.stop.value == 0)
 
 
 _worker: _Worker | None = None
@@ -324,7 +324,15 @@ _worker: _Worker | None = None
 def _start_worker(worker: _Worker) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent calls the work off
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _worker = worker
+
+
+def _end_with_the_parent() -> None:
+    """Leave when the parent was killed: nobody else would ever say that there is no more work."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)  # at any moment: what is begun is cut off by the next run
 
 
 def _write(block: Block) -> tuple[str, list[str], str, int] | None:
@@ -343,7 +351,7 @@ def _in_parallel(
     source: VideoSource, work: _Work, todo: list[Block], processes: int
 ) -> Generator[None, None, None]:
     context = get_context("spawn")  # a fork would inherit decoders' and simulators' threads
-    worker = _Worker(source, work.layout, os.getpid(), context.RawValue("b", 0))
+    worker = _Worker(source, work.layout, context.RawValue("b", 0))
     with ProcessPoolExecutor(processes, context, _start_worker, (worker,)) as pool:
         try:
             pending = {pool.submit(_write, block) for block in todo}
