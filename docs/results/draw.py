@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
@@ -38,7 +38,9 @@ def draw(file: str, title: str, names: list[str]) -> None:
     for number, (name, lines) in enumerate(runs.items()):
         color = f"C{number}"
         for kind in ("random", "train"):
-            axes[0][0].plot(*column(lines, f"{kind}/return"), color=color, alpha=0.25, linewidth=0.8)
+            axes[0][0].plot(
+                *column(lines, f"{kind}/return"), color=color, alpha=0.25, linewidth=0.8
+            )
         axes[0][0].plot(*column(lines, "eval/return"), "o-", color=color, label=name, markersize=3)
         if success:
             axes[0][1].plot(*column(lines, "eval/success"), "o-", color=color, markersize=3)

@@ -92,11 +92,7 @@ class Progress:
             for name in ("env_frames", "frames_seen", "updates")
             if name in counters and name != self.axis
         ]
-        parts += [
-            f"{rates[name]:.1f} {word}/s"
-            for name, word in _SPEEDS.items()
-            if name in rates
-        ]
+        parts += [f"{rates[name]:.1f} {word}/s" for name, word in _SPEEDS.items() if name in rates]
         parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._facts.items()]
         left = self.left_s()
         return "  ".join([*parts, "" if left is None else f"left {as_duration(left)}"]).strip()
