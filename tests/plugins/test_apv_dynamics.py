@@ -115,6 +115,35 @@ def test_imagination_scans_the_conditional_prior_alone() -> None:
         assert_allclose(ours.states["s"]["stoch"][:, t].detach(), stoch, atol=1e-5)
 
 
+def test_each_model_goes_on_from_its_own_carry() -> None:
+    dynamics = stacked()
+    embeds, actions, first = segment()
+    first[:, 1:] = False
+    whole = dynamics.observe(embeds, actions, first, deterministic=True)
+    parts, carry = [], None
+    for part in (slice(0, 4), slice(4, 6)):
+        some = {"embed": embeds["embed"][:, part]}
+        found = dynamics.observe(some, actions[:, part], first[:, part], carry, deterministic=True)
+        parts.append(found.states)
+        carry = found.carry
+    for latent in ("z", "s"):
+        joined = torch.cat([states[latent]["deter"] for states in parts], 1)
+        assert_allclose(joined.detach(), whole.states[latent]["deter"].detach(), atol=1e-6)
+
+
+def test_an_episode_start_forgets_nan_in_both_models() -> None:
+    dynamics = stacked()
+    embeds, actions, first = segment()
+    broken = {
+        latent: {"stoch": torch.full((3, 12), torch.nan), "deter": torch.full((3, 6), torch.inf)}
+        for latent in ("z", "s")
+    }
+    ours = dynamics.observe(embeds, actions, first, broken, deterministic=True)
+    clean = dynamics.observe(embeds, actions, first, deterministic=True)
+    for latent in ("z", "s"):
+        assert torch.equal(ours.states[latent]["deter"], clean.states[latent]["deter"])
+
+
 def test_dead_columns_of_the_action_free_input_are_never_read() -> None:
     dynamics = action_free()
     embeds, _, first = segment()

@@ -144,6 +144,21 @@ def test_pre_training(name: str, binds: tuple[str, ...], parts: list[int], total
     assert count(agent) == total
 
 
+@pytest.mark.parametrize("name", [DUAL, "apv_metaworld"])
+def test_what_was_pre_trained_rests_for_100_updates(name: str) -> None:
+    """Its learning rate is first not zero at update 101, counted from 1."""
+    agent = build(name)
+    config = load([FOLDER / f"{name}.gin"], [])
+    optimizers = assembly.build_part(config, "learner", agent).optimizers
+    rates = [optimizers["pretrained"].rate(updates) for updates in (0, 99, 100, 10_000)]
+    assert rates == [0.0, 0.0, 3e-4, 3e-4]
+    assert [optimizers[group].rate(0) for group in ("model", "actor", "critic")] == [
+        3e-4,
+        8e-5,
+        8e-5,
+    ]
+
+
 def test_the_concatenation_ablation() -> None:
     assert count(build("ablations/contextwm_concat").world_model.decoder) == 7_933_947
     assert count(build("ablations/contextwm_pretrain_concat").world_model.decoder) == 7_933_947
