@@ -251,11 +251,14 @@ class Learner:
         return groups
 
     def _adapt_scale(self, bad: Tensor) -> None:
-        """Halve the loss scale after a bad update, double it after 2000 good ones."""
-        self._good = (self._good + 1) * (1 - bad)
+        """Halve the loss scale after a bad update, double it after 2000 good ones.
+
+        In place: a captured graph reads the scale where it was.
+        """
+        self._good.add_(1).mul_(1 - bad)
         grow = (self._good >= 2000).float()
-        self._scale = self._scale * (1 - 0.5 * bad) * (1 + grow)
-        self._good = self._good * (1 - grow)
+        self._scale.mul_((1 - 0.5 * bad) * (1 + grow))
+        self._good.mul_(1 - grow)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimisers and counters; the agent's weights are saved by themselves."""
@@ -264,8 +267,8 @@ class Learner:
             "guard": {
                 "bad_updates": self.bad_updates,
                 "bad_streak": self.bad_streak,
-                "scale": self._scale,
-                "good": self._good,
+                "scale": self._scale.clone(),
+                "good": self._good.clone(),
             },
             "updates": self.updates,
         }
@@ -276,7 +279,8 @@ class Learner:
             optimizer.load_state_dict(state["optimizers"][name])
         guard = {k: v.to(self._scale.device) for k, v in state["guard"].items()}
         self.bad_updates, self.bad_streak = guard["bad_updates"], guard["bad_streak"]
-        self._scale, self._good = guard["scale"], guard["good"]
+        self._scale.copy_(guard["scale"])
+        self._good.copy_(guard["good"])
         self.updates = int(state["updates"])
 
     def group_sizes(self) -> dict[str, int]:
