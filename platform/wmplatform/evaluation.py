@@ -109,7 +109,8 @@ class EvaluationResult:
             clips: B, in all; fewer where the episodes do not hold so many different ones.
 
         Returns:
-            Records `[B, T, ...]`, or None where nothing was recorded.
+            Records `[B, T, ...]`, `is_first` at index 0 as in replay's segments: a model knows
+            nothing of the records before. None where nothing was recorded.
         """
         takes = [e.records for e in self.episodes if e.records]
         if not takes:
@@ -123,7 +124,9 @@ class EvaluationResult:
             cut = {key: value[start : start + length] for key, value in take.items()}
             chosen[which, start] = cut  # a short episode may give the same segment again
         cuts = list(chosen.values())
-        return {key: torch.from_numpy(np.stack([cut[key] for cut in cuts])) for key in cuts[0]}
+        found = {key: torch.from_numpy(np.stack([cut[key] for cut in cuts])) for key in cuts[0]}
+        found["is_first"][:, 0] = True
+        return found
 
 
 class Evaluation:

@@ -127,6 +127,7 @@ def test_segments_are_spread_over_episodes_and_time() -> None:
     assert segments["pixels"].shape == (4, 10, 3, 4, 4)
     assert segments["time"][:, 0].tolist() == [0, 0, 20, 30]
     assert segments["pixels"][:, 0, 0, 0, 0].tolist() == [0, 1, 0, 1]
+    assert segments["is_first"].tolist() == [[True] + [False] * 9] * 4  # as replay cuts them
     short = result_of([30, 4]).segments(10, 4)
     assert short
     assert short["time"][:, 0].tolist() == [0, 0, 26]  # the short episode holds one segment only
