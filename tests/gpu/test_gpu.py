@@ -1,6 +1,8 @@
 """What only an accelerator can show: replay there, bf16, captured updates, no waits."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -197,6 +199,26 @@ def test_a_captured_update_skips_what_is_not_finite() -> None:
         assert torch.equal(value, before[name]), name
     run(made, made.update, updates=1)
     assert float(made.bad_streak) == 0
+
+
+def test_other_threads_may_allocate_during_a_capture() -> None:
+    """As those do that draw batches ahead."""
+    made, over = learner(capture=True), threading.Event()
+
+    def draw() -> None:
+        kept = []
+        while not over.is_set():  # never from a cache
+            kept.append(torch.zeros(2**20 + len(kept)).pin_memory().to(DEVICE, non_blocking=True))
+            kept = kept[-64:]
+
+    with ThreadPoolExecutor(1) as pool:
+        drawing = pool.submit(draw)
+        try:
+            run(made, made.update, updates=6)
+        finally:
+            over.set()
+        drawing.result()
+    assert float(made.bad_updates) == 0
 
 
 def test_a_compiled_update_equals_the_eager_one() -> None:

@@ -86,11 +86,17 @@ class CapturedPlan:
         return self._static
 
     def _capture(self, update: Update) -> None:
-        """Record every phase; later phases read what earlier ones left in the update's memory."""
+        """Record every phase; later phases read what earlier ones left in the update's memory.
+
+        Meanwhile threads that draw batches ahead may allocate memory, which a capture in CUDA's
+        default mode refuses to every thread.
+        """
         pool = torch.cuda.graph_pool_handle()
         for phase in self._plan:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+            with torch.cuda.graph(
+                graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 skip = self._run(phase, update)
             self._graphs.append(graph)
             self._skips.append(skip)
