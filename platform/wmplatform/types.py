@@ -105,8 +105,12 @@ class Target:
 
 
 def tree_map(function: Callable[..., Any], tree: TensorTree, *rest: TensorTree) -> TensorTree:
-    """Apply `function` to every tensor of `tree` (and to its fellows in `rest`)."""
-    return pytree.tree_map(function, tree, *rest)
+    """Apply `function` to every tensor of `tree` (and to its fellows in `rest`); None stays."""
+
+    def apply(leaf: Any, *fellows: Any) -> Any:
+        return None if leaf is None else function(leaf, *fellows)
+
+    return pytree.tree_map(apply, tree, *rest)
 
 
 def select_where(mask: Tensor, yes: TensorTree, no: TensorTree) -> TensorTree:

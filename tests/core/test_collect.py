@@ -246,6 +246,14 @@ def test_memory_keeps_its_shape_on_the_way_through_a_checkpoint() -> None:
         pack_tree({1, 2})
 
 
+def test_an_unused_memory_and_holes_in_one_are_kept() -> None:
+    policy = ActingPolicy(CountingAgent(), CounterAdapter().spec())
+    for memory in (None, {"carry": (torch.ones(1), None)}):
+        policy.memory = memory
+        policy.load_memory(policy.memory_state())
+        assert policy.memory == memory
+
+
 def test_workers_import_no_torch(repo_root: Path) -> None:
     import subprocess
     import sys
