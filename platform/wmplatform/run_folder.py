@@ -1,6 +1,7 @@
 """The folder of a run: what lies where, one owner at a time, and one configuration for its life.
 
     config.gin          the resolved configuration; loads to the same run
+    operative.gin       what was in use, defaults included; written when a command ends
     config-history/     earlier ones, where a change was allowed
     provenance.json     versions, plug-ins and the command of every start
     metrics.jsonl       one JSON object a line
