@@ -139,6 +139,16 @@ def test_counters_keep_the_schedule(whole: tuple[OnlineRun, Path]) -> None:
     assert [line["agent_steps"] for line in evaluations] == [20, 60, 100]
 
 
+def test_a_learner_ahead_of_a_changed_schedule_waits(whole: tuple[OnlineRun, Path]) -> None:
+    run, _ = whole
+    run.learner.updates += 3  # as if the run had been resumed with fewer updates
+    try:
+        assert run.updates_due() == 0
+        assert run.finished
+    finally:
+        run.learner.updates -= 3
+
+
 def test_run_folder_holds_what_people_look_at(whole: tuple[OnlineRun, Path]) -> None:
     _, path = whole
     assert list(path.glob("videos/policy-*.mp4"))

@@ -242,12 +242,12 @@ class OnlineRun(TrainingRun):
         return self.learn_from is None
 
     def updates_due(self) -> int:
-        """Updates that the schedule is ahead of the learner."""
+        """Updates that the schedule is ahead of the learner; 0 where a changed one is behind it."""
         if self.learn_from is None:
             return 0
         turns = (self.agent_steps - self.learn_from) // self.settings.updates_every
         due = self.settings.pretrain_updates + turns * self.settings.updates_each
-        return due - self.learner.updates
+        return max(0, due - self.learner.updates)
 
     def eval_due(self) -> bool:
         """Whether an evaluation is due: after the pretraining, then every `eval_every`."""
