@@ -233,6 +233,25 @@ def test_links_in_the_documentation_lead_somewhere() -> None:
     assert dead == []
 
 
+def first_cells(page: str) -> set[str]:
+    """First cells of all table rows of a page, without backquotes."""
+    rows = re.findall(r"^\| `?(\w+)`? \|", (ROOT / page).read_text(), flags=re.MULTILINE)
+    return set(rows)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
+def test_the_documentation_lists_every_group(page: str) -> None:
+    from wmplatform.registry import GROUPS
+
+    assert set(GROUPS) <= first_cells(page)
+
+
+def test_the_documentation_lists_every_exit_code() -> None:
+    from wmplatform.errors import ExitCode
+
+    assert {str(code.value) for code in ExitCode} <= first_cells("docs/configuration.md")
+
+
 def shell(script: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run one of our scripts."""
     return subprocess.run(
