@@ -86,6 +86,14 @@ def test_a_random_context_of_reports_is_an_observed_one() -> None:
     assert chosen == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("reports", "expected"), [("first", [0, 1, 1]), ("last", [0, 0, 1])])
+def test_more_frames_than_observed_records_do_not_reach_into_the_future(
+    reports: str, expected: list[int]
+) -> None:
+    made = encoder(frames=3, reports=reports)
+    assert records(made.select(labelled(2, 6), observed=2)) == [expected] * 2
+
+
 def test_predictions_take_the_last_observed_frame() -> None:
     """In the whole model: what comes after the observed records has no influence."""
     model = contextwm_agent().world_model.eval()

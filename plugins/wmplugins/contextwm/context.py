@@ -24,13 +24,14 @@ def frame_index(
 ) -> Tensor:
     """Indices of the context frames of each segment, int64 `[batch, frames]`.
 
-    `random` draws uniformly over all `length` records, for each row by itself.
+    `random` draws uniformly over all `length` records, for each row by itself. Where there are
+    fewer records than frames, the outermost one is repeated.
     """
     if choice == "random":
         return torch.randint(length, (batch, frames), device=device)
     row = torch.arange(frames, device=device)
     row = row if choice == "first" else length - frames + row
-    return row.expand(batch, frames)
+    return row.clamp(0, length - 1).expand(batch, frames)
 
 
 class ResNetContext(ContextEncoder):
