@@ -91,6 +91,7 @@ def _optional() -> Iterator[Diagnosis]:
     wanted = {
         "av": ("video", "videos are written as MP4", "videos are written as GIF"),
         "matplotlib": ("eval", "curves are drawn", "no curves are drawn"),
+        "sklearn": ("eval", "t-SNE works", "no t-SNE of latents"),
     }
     for module, (extra, present, absent) in wanted.items():
         found = find_spec(module) is not None
