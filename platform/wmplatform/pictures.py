@@ -5,7 +5,7 @@ videos uint8 `[T, H, W, 3]`. This file imports no torch: `numpy.asarray` takes t
 PyAV and matplotlib are imported when they are needed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +21,12 @@ from wmplatform.json_lines import read_json_lines
 __all__ = [
     "enlarge",
     "error_curve",
+    "film",
+    "film_strip",
     "learning_curve",
     "open_loop_strip",
     "open_loop_video",
+    "scatter",
     "to_rgb",
     "write_png",
     "write_video",
@@ -55,17 +58,8 @@ def open_loop_strip(
         columns: how many of the T moments are shown, evenly spread, first and last included.
         scale: size of one pixel.
     """
-    rows = _rows(truth, model)[:clips]
-    times = _moments(rows.shape[1], columns)
-    blocks = []
-    for clip in rows:
-        shown = [enlarge(clip[time], scale) for time in times]
-        first_predicted = int(np.searchsorted(times, observed))
-        if 0 < first_predicted < len(shown):
-            mark = np.full((shown[0].shape[0], _GAP // 2, 3), _PREDICTED, np.uint8)
-            shown.insert(first_predicted, mark)
-        blocks.append(np.concatenate(shown, axis=1))
-    return _side_by_side(blocks)
+    rows = _with_error(truth, model)
+    return film_strip(rows, observed, clips=clips, columns=columns, scale=scale)
 
 
 def open_loop_video(
@@ -75,8 +69,34 @@ def open_loop_video(
 
     A bar on top is green while the model sees the records, and red while it predicts.
     """
+    return film(_with_error(truth, model), observed, clips=clips, scale=scale)
+
+
+def film_strip(
+    rows: Sequence[Any], observed: int, *, clips: int = 2, columns: int = 10, scale: int = 2
+) -> Picture:
+    """Lay clips out as one picture: a row each of `rows`, float `[B, T, C, H, W]` in 0..1.
+
+    Columns are moments, clips stand side by side; `observed` and the rest as in
+    `open_loop_strip`. Where all T records are observed, there is no line.
+    """
+    stacked = _stacked(rows, clips)
+    times = _moments(stacked.shape[1], columns)
+    blocks = []
+    for clip in stacked:
+        shown = [enlarge(clip[time], scale) for time in times]
+        first_predicted = int(np.searchsorted(times, observed))
+        if 0 < first_predicted < len(shown):
+            mark = np.full((shown[0].shape[0], _GAP // 2, 3), _PREDICTED, np.uint8)
+            shown.insert(first_predicted, mark)
+        blocks.append(np.concatenate(shown, axis=1))
+    return _side_by_side(blocks)
+
+
+def film(rows: Sequence[Any], observed: int, *, clips: int = 6, scale: int = 2) -> Picture:
+    """Show clips as a video, rows as in `film_strip`, with the bar of `open_loop_video`."""
     frames = []
-    for time, moment in enumerate(np.swapaxes(_rows(truth, model)[:clips], 0, 1)):
+    for time, moment in enumerate(np.swapaxes(_stacked(rows, clips), 0, 1)):
         picture = _side_by_side([enlarge(clip, scale) for clip in moment])
         colour = _OBSERVED if time < observed else _PREDICTED
         bar = np.full((_GAP, picture.shape[1], 3), colour, np.uint8)
@@ -155,6 +175,27 @@ def error_curve(metrics: Path, target: Path) -> Path | None:
     return _draw(curves, target, "updates", "mean squared error of a pixel (0..1)")
 
 
+def scatter(groups: Mapping[str, Any], target: Path) -> Path | None:
+    """Draw points `[n, 2]` of named groups, a colour each, into a PNG.
+
+    Returns:
+        `target`, or None where matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot(xticks=[], yticks=[])
+    for name, points in groups.items():
+        x, y = np.asarray(points).T
+        axes.scatter(x, y, s=14, alpha=0.8, label=name)
+    axes.legend()
+    with _whole(target, "a picture") as aside:
+        figure.savefig(aside, dpi=120, format="png")
+    return target
+
+
 def _draw(
     curves: dict[str, list[tuple[int, float]]], target: Path, axis: str, label: str
 ) -> Path | None:
@@ -184,13 +225,17 @@ def _curves(metrics: Path, axis: str, metric: str) -> dict[str, list[tuple[int, 
     return curves
 
 
-def _rows(truth: Any, model: Any) -> Picture:
-    """Stack truth, model and error of `[B, T, C, H, W]`: uint8 `[B, T, 3 H + gaps, W, 3]`."""
+def _with_error(truth: Any, model: Any) -> list[NDArray[np.float32]]:
     truth, model = np.asarray(truth, np.float32), np.asarray(model, np.float32)
-    error = (model - truth + 1) / 2
-    parts = [_video_rgb(part) for part in (truth, model, error)]
+    return [truth, model, (model - truth + 1) / 2]
+
+
+def _stacked(rows: Sequence[Any], clips: int) -> Picture:
+    """Put rows `[B, T, C, H, W]` below each other: uint8 `[B, T, n H + gaps, W, 3]`."""
+    parts = [_video_rgb(np.asarray(row, np.float32)[:clips]) for row in rows]
     gap = np.full_like(parts[0][:, :, :1], _BACKGROUND)
-    return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=2)
+    between = [each for part in parts for each in (gap, part)]
+    return np.concatenate(between[1:], axis=2)
 
 
 def _video_rgb(images: NDArray[np.float32]) -> Picture:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from wmplatform.types import Context, Distribution, Features
 
@@ -49,3 +49,20 @@ class Decoder(nn.Module, ABC):
         Raises:
             ValueError: a context is given but refused, or required but missing.
         """
+
+    def attention(self, features: Features, context: Context) -> dict[str, Tensor]:
+        """Tell how strongly each position of an image looks at each token of the context.
+
+        Optional, for analyses: a decoder that attends to its context overrides it. No token is
+        masked, and in eval mode no random number is drawn.
+
+        Args:
+            features: `[B, T, F]`.
+            context: `[B, ...]` each.
+
+        Returns:
+            Weights by the name of a scale, `[N, S, M]` with N = B * T frames, S positions of the
+            image in row-major order and M tokens: K context frames after each other, each with
+            the S positions of that scale. They are averaged over heads and sum to one over M.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not attend to a context")

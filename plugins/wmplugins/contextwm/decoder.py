@@ -255,6 +255,23 @@ class ContextDecoder(_ContextResNetDecoder):
         augmented = self.attentions[i](x_NCHW, tokens, keep)
         return block.body(augmented, augmented if self.augmented_skip else x_NCHW)
 
+    def attention(self, features: Features, context: Context) -> dict[str, Tensor]:
+        """Weights at `scale_8` and `scale_16`, all tokens kept, whatever `mask_in_eval` says."""
+        found = {}
+        x = self.inputs(as_vector(features).flatten(0, -2)).reshape(-1, *self._start)
+        for i, (name, attends) in enumerate(zip(SCALES, self.attentions, strict=True)):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            assert isinstance(attends, CrossAttention)
+            read, weights = attends.attend(x, context[name], 1.0, weights=True)
+            assert weights is not None
+            found[name] = weights
+            augmented = F.relu(x + attends.norm(read))
+            first = self._first(i).body(augmented, augmented if self.augmented_skip else x)
+            stage = self.stages[i]
+            assert isinstance(stage, nn.Sequential)
+            x = stage[1](first)
+        return found
+
     @classmethod
     def contract_settings(cls) -> dict[str, object]:
         """Tiny settings for the contract checks."""
