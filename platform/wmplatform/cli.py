@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_doctor(commands)
     _add_evaluate(commands)
+    _add_analyse(commands)
     return parser
 
 
@@ -173,6 +174,42 @@ def _add_evaluate(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=_evaluate)
 
 
+def _add_analyse(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "show what a trained world model predicts, attends to and keeps apart"
+    parser = commands.add_parser("analyse", help=text, description=text)
+    add = parser.add_argument
+    add("kind", choices=("predict", "attention", "tsne", "compose"), help="which analysis")
+    add("run_dir", type=Path, metavar="RUN_DIR", help="a run folder, of videos or an environment")
+    add(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="SHARDS",
+        help="prepared videos; else the run's held-out ones, or evaluation episodes",
+    )
+    add("--out", type=Path, metavar="DIR", help="where files go (RUN_DIR/analyses)")
+    add("--clips", type=_positive, metavar="N", help="clips (6); of each label for tsne (100)")
+    add("--observed", type=_positive, default=15, metavar="N", help="frames that are seen (15)")
+    add("--predicted", type=_natural, default=10, metavar="N", help="frames after these (10)")
+    add("--seed", type=_natural, default=0, metavar="N", help="of the choice of clips (0)")
+    add("--fps", type=_positive, default=10, metavar="N", help="frames per second of the mp4 (10)")
+    add(
+        "--at",
+        type=_place,
+        default=(8, 8),
+        metavar="X,Y",
+        help="attention: column and row of the patch at the finest scale, 16 x 16 (8,8)",
+    )
+    add("--patch", type=_positive, default=3, metavar="N", help="attention: positions across (3)")
+    add("--labels", nargs="+", default=[], metavar="LABEL", help="tsne: at least two labels")
+    add("--view", default="policy", help="tsne: view of the latents, e.g. intrinsic (policy)")
+    add("--checkpoint", type=_natural, metavar="GEN", help="the newest by default")
+    _add_device(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_analyse)
+
+
 def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--gin",
@@ -218,6 +255,12 @@ def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
     return int(text)
+
+
+def _place(text: str) -> tuple[int, int]:
+    """Parse a column and a row, `X,Y`."""
+    column, _, row = text.partition(",")
+    return _natural(column), _natural(row)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -291,3 +334,28 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         as_json=options.json,
     )
+
+
+def _analyse(options: argparse.Namespace) -> int:
+    from wmplatform.analysis.command import Request, analyse
+    from wmplatform.commands import print_pairs
+
+    request = Request(
+        kind=options.kind,
+        run_dir=options.run_dir,
+        data=options.data,
+        out=options.out,
+        clips=options.clips or (100 if options.kind == "tsne" else 6),
+        observed=options.observed,
+        predicted=options.predicted,
+        seed=options.seed,
+        fps=options.fps,
+        at=options.at,
+        patch=options.patch,
+        labels=options.labels,
+        view=options.view,
+        generation=options.checkpoint,
+        device=options.device,
+    )
+    print_pairs(analyse(request), as_json=options.json)
+    return ExitCode.OK

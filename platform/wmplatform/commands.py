@@ -18,7 +18,7 @@ from rich.text import Text
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.registry import GROUPS, BrokenPlugin, Component, components, find, nearest
 
-__all__ = ["BadSetting", "check", "doctor", "evaluate", "list_components", "run"]
+__all__ = ["BadSetting", "check", "doctor", "evaluate", "list_components", "print_pairs", "run"]
 
 
 class BadSetting(PlatformError):
@@ -214,7 +214,7 @@ def evaluate(
         target = run_dir / "videos" / f"evaluate-{saved.generation:09d}.mp4"
         frames = enlarge(frames, evaluation.video_scale)
         found["video"] = str(write_video(target, frames, evaluation.fps))
-    _print_pairs(found, as_json=as_json)
+    print_pairs(found, as_json=as_json)
     return ExitCode.OK
 
 
@@ -266,7 +266,8 @@ def _status(component: Component, *, load: bool) -> str:
     return component.status()
 
 
-def _print_pairs(values: dict[str, Any], *, as_json: bool) -> None:
+def print_pairs(values: dict[str, Any], *, as_json: bool) -> None:
+    """Print names and values as a table, or as JSON."""
     if as_json:
         print(json.dumps(values, indent=2))
         return

@@ -182,6 +182,16 @@ def test_evaluate_plays_the_saved_agent(run_copy: Path, capsys: pytest.CaptureFi
     assert main(["evaluate", str(run_copy), "--checkpoint", "1"]) == ExitCode.BAD_RUN
 
 
+def test_an_online_run_is_analysed_on_evaluation_episodes(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--observed", "2", "--predicted", "2", "--clips", "2", "--json", "--device", "cpu"]
+    assert main(["analyse", "predict", str(run_copy), *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert Path(found["picture"]).parent == run_copy / "analyses"
+    assert len(json.loads(Path(found["numbers"]).read_text())["mse_per_frame"]) == 4
+
+
 def test_evaluate_wants_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path)]) == ExitCode.BAD_RUN
     assert "NotARunFolder" in capsys.readouterr().err
