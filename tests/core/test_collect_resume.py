@@ -151,3 +151,23 @@ def test_loading_comes_before_collecting() -> None:
     with pytest.raises(RuntimeError, match="before the first collect"):
         collection.load_state_dict(state)
     collection.close()
+
+
+@pytest.mark.slow
+def test_process_collectors_are_saved_and_begin_new_episodes() -> None:
+    settings = {"processes": 2, "agent_steps_per_collect": 6}
+    collection = make(CounterAdapter(), **settings)
+    before, _ = gather(collection, 4)
+    state = collection.state_dict()
+    collection.close()
+    again = make(CounterAdapter(), **settings)
+    again.load_state_dict(state)
+    with pytest.warns(EpisodeLost):
+        after, episodes = gather(again, 4)
+    again.close()
+    assert {episode.length for episode in episodes} == {5}
+    for stream in after["stream"].unique().tolist():
+        own = [each[each["stream"] == stream] for each in (before, after)]
+        assert own[1]["is_first"][0]
+        seeds = [set(each["pixels"][:, 1, 0, 0].tolist()) for each in own]
+        assert not seeds[0] & seeds[1]
