@@ -18,7 +18,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -142,6 +142,8 @@ class RunFolder:
         self._notes = {name: _content(path / name) for name in _NOTES}
         self._sizes = self._sizes_now()
         self._history: Path | None = None
+        self.operative: Callable[[], str] | None = None
+        """Gives the operative configuration, defaults in effect included, once all is built."""
 
     @classmethod
     def open(
@@ -254,6 +256,11 @@ class RunFolder:
         tops = [top for top in self.path.iterdir() if top.name not in ours]
         files = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
         return {path: size for path in files if (size := path.stat().st_size)}
+
+    def write_operative(self) -> None:
+        """Write `operative.gin`, if it is known: at every save, so that a killed run has it too."""
+        if self.operative is not None:
+            replace_file(self.path / "operative.gin", self.operative())
 
     def close(self) -> None:
         """Let other processes use the folder; a second call does nothing."""

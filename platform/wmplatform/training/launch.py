@@ -9,7 +9,6 @@ import torch
 
 from wmplatform.config import Config
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.files import replace_file
 from wmplatform.registry import provenance
 from wmplatform.run_folder import RunFolder
 from wmplatform.training.processes import Processes, joined
@@ -96,6 +95,7 @@ def launch(
             provenance=origin,
             allow_config_change=allow_config_change,
         ) as folder:
+            folder.operative = config.operative
             try:
                 code: ExitCode = loop.run(
                     folder,
@@ -108,7 +108,7 @@ def launch(
                 folder.take_back()
                 raise
             if processes.leads:
-                replace_file(run_dir / "operative.gin", config.operative())
+                folder.write_operative()
     return code
 
 

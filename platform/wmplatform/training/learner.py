@@ -25,7 +25,7 @@ from wmplatform.world_model import IncompatibleParts
 
 __all__ = ["BadGroups", "Learner"]
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class BadGroups(PlatformError):
@@ -45,7 +45,7 @@ class Learner:
         groups: Mapping[str, tuple[str, ...]],
         optimizers: Mapping[str, Factory[Optimizer]],
         data: Factory[Segments] | Factory[Transitions] = Segments,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         loss_scale: Annotated[float, Ge(1.0)] = 65536.0,
         max_bad_updates: Annotated[int, Ge(1)] = 20,
         compile_parts: tuple[str, ...] = (),
@@ -60,7 +60,8 @@ class Learner:
             optimizers: an optimiser for each group.
             data: what one update needs from replay.
             precision: of convolutions and matrix products (autocast); heads, logits, KL, sampling,
-                returns and all parameters stay fp32.
+                returns and all parameters stay fp32. `auto` is bf16 on an accelerator and fp32 on
+                a CPU.
             loss_scale: first loss scale of fp16; grows and backs off by itself.
             max_bad_updates: so many updates in a row that are not finite end the run.
             compile_parts: names of submodules to compile, e.g. `("world_model.encoder",)`.
@@ -70,6 +71,8 @@ class Learner:
             BadGroups: a trainable parameter is in no group or in two.
             IncompatibleParts: batches stack another number of frames than the agent.
         """
+        if precision == "auto":
+            precision = "fp32" if agent.device.type == "cpu" else "bf16"
         self.agent, self.precision, self._exchange = agent, precision, exchange
         self.data = data()
         stack = self.data.stack if isinstance(self.data, Transitions) else 1

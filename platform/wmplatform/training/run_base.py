@@ -164,6 +164,7 @@ class TrainingRun(ABC):
 
     def _write(self, parts: Mapping[str, Any]) -> None:
         self.checkpoints.save((self.checkpoints.latest() or 0) + 1, self._state_with(parts))
+        self.folder.write_operative()
         self.after_save()
 
     def after_save(self) -> None:
