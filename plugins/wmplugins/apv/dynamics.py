@@ -24,7 +24,7 @@ from wmplatform.types import (
     Policy,
 )
 from wmplugins.dreamer.cell import GruInit, Reset, RSSMCell, State, balanced_kl, kl_metrics
-from wmplugins.dreamer.rssm import action_input, embed_size
+from wmplugins.dreamer.rssm import SingleRSSM, action_input, embed_size
 
 __all__ = ["ActionFreeRSSM", "StackedRSSM"]
 
@@ -36,7 +36,7 @@ def _vector(state: State) -> Tensor:
     return torch.cat([state["stoch"], state["deter"]], -1)
 
 
-class ActionFreeRSSM(LatentDynamics):
+class ActionFreeRSSM(SingleRSSM):
     """An RSSM without actions, learned from videos (APV eq. 1).
 
     Its cell is named `action_free`, as in `StackedRSSM`, so that pre-trained weights fit by name.
@@ -45,7 +45,6 @@ class ActionFreeRSSM(LatentDynamics):
     """
 
     capabilities = Capabilities(action_free=True, differentiable_rollout=False)
-    loss_names = ("kl",)
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class ActionFreeRSSM(LatentDynamics):
         """
         super().__init__()
         self.embed, self.kl_balance, self.free_nats = embed, kl_balance, free_nats
-        self._actions = action.size
+        del action
         self.action_free = RSSMCell(
             pad_action,
             embed_size(embeds, embed),
@@ -94,99 +93,19 @@ class ActionFreeRSSM(LatentDynamics):
         )
 
     @property
-    def views(self) -> frozenset[str]:
-        """All views are the same vector."""
-        return _VIEWS
+    def core(self) -> RSSMCell:
+        """The cell."""
+        return self.action_free
 
-    def feature_spec(self, view: str) -> FeatureSpec:
-        """One vector of `groups * classes + deter` entries."""
-        del view
-        return ArraySpec((self.action_free.features,))
+    def led_into(self, actions: Tensor | None, is_first: Tensor) -> Tensor | None:
+        """Look at no action."""
+        del actions, is_first
+        return None
 
-    def features(self, state: Latent, view: str) -> Features:
-        """Concatenate stochastic and deterministic part."""
-        del view
-        return _vector(state)
-
-    def initial(self, batch: int, device: torch.device | str = "cpu") -> Carry:
-        """All zeros."""
-        return self.action_free.initial(batch, device)
-
-    def observe(
-        self,
-        embeds: Mapping[str, Tensor],
-        actions: Tensor | None,
-        is_first: Tensor,
-        carry: Carry | None = None,
-        *,
-        context: Context | None = None,
-        deterministic: bool = False,
-    ) -> Observed:
-        """Scan a segment; actions are not looked at."""
-        del actions, context
-        cell, embed = self.action_free, embeds[self.embed]
-        start = cell.initial(len(embed), embed.device) if carry is None else carry
-        scan = cell.scan(
-            cell.project_embed(embed),
-            cell.project_action(None),
-            is_first,
-            start,
-            deterministic=deterministic,
-        )
-        aux = {"post": scan.post, "prior": cell.prior(scan.states["deter"])}
-        return Observed(scan.states, scan.last, aux=aux)
-
-    def observe_step(
-        self,
-        embeds: Mapping[str, Tensor],
-        action: Tensor | None,
-        is_first: Tensor,
-        carry: Carry,
-        *,
-        context: Context | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Latent, Carry]:
-        """One posterior step for N rows."""
-        del action, context
-        cell = self.action_free
-        state = cell.step(
-            cell.project_embed(embeds[self.embed]),
-            cell.project_action(None),
-            is_first,
-            carry,
-            deterministic=deterministic,
-        )
-        return state, state
-
-    def imagine(
-        self,
-        start: Latent,
-        carry: Carry,
-        policy: Policy | Tensor,
-        horizon: int,
-        *,
-        context: Context | None = None,
-        deterministic: bool = False,
-    ) -> Imagined:
-        """Predict a video; actions are passed on unread."""
-        del start, context
-        cell, actions = self.action_free, []
-
-        def action_at(i: int, state: State) -> Tensor:
-            if isinstance(policy, Tensor):
-                actions.append(policy[:, i])
-            else:
-                actions.append(policy(_vector(state)))
-            return cell.project_action(None)
-
-        states = cell.roll(carry, action_at, horizon, deterministic=deterministic)
-        return Imagined(states, torch.stack(actions, 1))
-
-    def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
-        """One divergence, `kl`."""
-        post, prior = observed.aux["post"], observed.aux["prior"]
-        loss, kl = balanced_kl(post, prior, self.kl_balance, self.free_nats)
-        return {"kl": loss}, kl_metrics(kl, post, prior)
+    def project(self, actions: Tensor | None) -> Tensor:
+        """What no action gives, `[H]`."""
+        del actions
+        return self.action_free.project_action(None)
 
     @classmethod
     def contract_settings(cls) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """DreamerV2's latent dynamics (Hafner et al. 2021, eq. 1) behind the LatentDynamics contract."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from wmplatform.types import (
 )
 from wmplugins.dreamer.cell import GruInit, Reset, RSSMCell, State, balanced_kl, kl_metrics
 
-__all__ = ["RSSM", "action_input", "embed_size"]
+__all__ = ["RSSM", "SingleRSSM", "action_input", "embed_size"]
 
 
 def embed_size(embeds: Mapping[str, ArraySpec], name: str) -> int:
@@ -43,7 +44,130 @@ def action_input(action: Tensor, pad: int) -> Tensor:
     return F.pad(action, (0, pad)) if pad else action
 
 
-class RSSM(LatentDynamics):
+class SingleRSSM(LatentDynamics):
+    """Dynamics of one RSSM cell, whatever the cell is called and reads of actions.
+
+    State: `stoch` one-hot fp32 `[*lead, groups * classes]`, `deter` fp32 `[*lead, deter]`. Every
+    view is the same vector, stochastic part first. The carry is the state.
+    """
+
+    loss_names = ("kl",)
+
+    embed: str
+    """Name of the embedding that is read."""
+    kl_balance: float
+    free_nats: float
+
+    @property
+    @abstractmethod
+    def core(self) -> RSSMCell:
+        """The cell; a subclass registers it under a name of its own."""
+
+    @abstractmethod
+    def led_into(self, actions: Tensor | None, is_first: Tensor) -> Tensor | None:
+        """Recorded actions `[*lead, A]` without those at an episode's start; None for no actions.
+
+        Raises:
+            ValueError: the cell needs actions, and there are none.
+        """
+
+    @abstractmethod
+    def project(self, actions: Tensor | None) -> Tensor:
+        """Actions' share of the recurrent input, `[*lead, H]`, or `[H]` without actions."""
+
+    @property
+    def views(self) -> frozenset[str]:
+        """All views are the same vector."""
+        return frozenset({"policy", "value", "reward", "continue", "decode", "intrinsic"})
+
+    def feature_spec(self, view: str) -> FeatureSpec:
+        """One vector of `groups * classes + deter` entries."""
+        del view
+        return ArraySpec((self.core.features,))
+
+    def features(self, state: Latent, view: str) -> Features:
+        """Concatenate stochastic and deterministic part, `[*lead, S + D]`."""
+        del view
+        return torch.cat([state["stoch"], state["deter"]], -1)
+
+    def initial(self, batch: int, device: torch.device | str = "cpu") -> Carry:
+        """All zeros; there is no learned initial state."""
+        return self.core.initial(batch, device)
+
+    def observe(
+        self,
+        embeds: Mapping[str, Tensor],
+        actions: Tensor | None,
+        is_first: Tensor,
+        carry: Carry | None = None,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> Observed:
+        """Scan a segment with posterior steps; the prior is computed after the loop, unsampled."""
+        del context
+        embed, cell = embeds[self.embed], self.core
+        start = cell.initial(len(embed), embed.device) if carry is None else carry
+        action_BTH = self.project(self.led_into(actions, is_first))
+        scan = cell.scan(
+            cell.project_embed(embed), action_BTH, is_first, start, deterministic=deterministic
+        )
+        aux = {"post": scan.post, "prior": cell.prior(scan.states["deter"])}
+        return Observed(scan.states, scan.last, aux=aux)
+
+    def observe_step(
+        self,
+        embeds: Mapping[str, Tensor],
+        action: Tensor | None,
+        is_first: Tensor,
+        carry: Carry,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Latent, Carry]:
+        """One posterior step for N rows, while acting."""
+        del context
+        state = self.core.step(
+            self.core.project_embed(embeds[self.embed]),
+            self.project(self.led_into(action, is_first)),
+            is_first,
+            carry,
+            deterministic=deterministic,
+        )
+        return state, state
+
+    def imagine(
+        self,
+        start: Latent,
+        carry: Carry,
+        policy: Policy | Tensor,
+        horizon: int,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> Imagined:
+        """Scan prior steps, each sampled, under a policy or given actions."""
+        del context, start
+        actions: list[Tensor] = []
+
+        def action_at(i: int, state: State) -> Tensor:
+            if isinstance(policy, Tensor):
+                actions.append(policy[:, i])
+            else:
+                actions.append(policy(self.features(state, "policy")))
+            return self.project(actions[-1])
+
+        states = self.core.roll(carry, action_at, horizon, deterministic=deterministic)
+        return Imagined(states, torch.stack(actions, 1))
+
+    def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
+        """One divergence, `kl`, balanced and clipped at the free nats."""
+        post, prior = observed.aux["post"], observed.aux["prior"]
+        loss, kl = balanced_kl(post, prior, self.kl_balance, self.free_nats)
+        return {"kl": loss}, kl_metrics(kl, post, prior)
+
+
+class RSSM(SingleRSSM):
     """DreamerV2's latent dynamics: GRU memory and `groups` categoricals of `classes` classes.
 
     State: `stoch` one-hot fp32 `[*lead, groups * classes]`, `deter` fp32 `[*lead, deter]`. Every
@@ -51,8 +175,6 @@ class RSSM(LatentDynamics):
 
     Parameters at the defaults with an action of 4 and an embedding of 1536: 13,125,632.
     """
-
-    loss_names = ("kl",)
 
     def __init__(
         self,
@@ -105,101 +227,20 @@ class RSSM(LatentDynamics):
         )
 
     @property
-    def views(self) -> frozenset[str]:
-        """All views are the same vector."""
-        return frozenset({"policy", "value", "reward", "continue", "decode", "intrinsic"})
+    def core(self) -> RSSMCell:
+        """The cell."""
+        return self.cell
 
-    def feature_spec(self, view: str) -> FeatureSpec:
-        """One vector of `groups * classes + deter` entries."""
-        del view
-        return ArraySpec((self.cell.features,))
-
-    def features(self, state: Latent, view: str) -> Features:
-        """Concatenate stochastic and deterministic part, `[*lead, S + D]`."""
-        del view
-        return torch.cat([state["stoch"], state["deter"]], -1)
-
-    def initial(self, batch: int, device: torch.device | str = "cpu") -> Carry:
-        """All zeros; there is no learned initial state."""
-        return self.cell.initial(batch, device)
-
-    def observe(
-        self,
-        embeds: Mapping[str, Tensor],
-        actions: Tensor | None,
-        is_first: Tensor,
-        carry: Carry | None = None,
-        *,
-        context: Context | None = None,
-        deterministic: bool = False,
-    ) -> Observed:
-        """Scan a segment with posterior steps; the prior is computed after the loop, unsampled."""
-        del context
-        embed, cell = embeds[self.embed], self.cell
-        start = cell.initial(len(embed), embed.device) if carry is None else carry
-        action_BTH = cell.project_action(self._actions(actions, is_first))
-        scan = cell.scan(
-            cell.project_embed(embed), action_BTH, is_first, start, deterministic=deterministic
-        )
-        aux = {"post": scan.post, "prior": cell.prior(scan.states["deter"])}
-        return Observed(scan.states, scan.last, aux=aux)
-
-    def observe_step(
-        self,
-        embeds: Mapping[str, Tensor],
-        action: Tensor | None,
-        is_first: Tensor,
-        carry: Carry,
-        *,
-        context: Context | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Latent, Carry]:
-        """One posterior step for N rows, while acting."""
-        del context
-        state = self.cell.step(
-            self.cell.project_embed(embeds[self.embed]),
-            self.cell.project_action(self._actions(action, is_first)),
-            is_first,
-            carry,
-            deterministic=deterministic,
-        )
-        return state, state
-
-    def imagine(
-        self,
-        start: Latent,
-        carry: Carry,
-        policy: Policy | Tensor,
-        horizon: int,
-        *,
-        context: Context | None = None,
-        deterministic: bool = False,
-    ) -> Imagined:
-        """Scan prior steps, each sampled, under a policy or given actions."""
-        del context, start
-        actions: list[Tensor] = []
-
-        def action_at(i: int, state: State) -> Tensor:
-            if isinstance(policy, Tensor):
-                actions.append(policy[:, i])
-            else:
-                actions.append(policy(self.features(state, "policy")))
-            return self.cell.project_action(action_input(actions[-1], self._pad))
-
-        states = self.cell.roll(carry, action_at, horizon, deterministic=deterministic)
-        return Imagined(states, torch.stack(actions, 1))
-
-    def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
-        """One divergence, `kl`, balanced and clipped at the free nats."""
-        post, prior = observed.aux["post"], observed.aux["prior"]
-        loss, kl = balanced_kl(post, prior, self.kl_balance, self.free_nats)
-        return {"kl": loss}, kl_metrics(kl, post, prior)
-
-    def _actions(self, actions: Tensor | None, is_first: Tensor) -> Tensor:
+    def led_into(self, actions: Tensor | None, is_first: Tensor) -> Tensor | None:
+        """Zero the actions at an episode's start."""
         if actions is None:
             raise ValueError("dynamics.rssm is action-conditional; this batch has no actions")
-        actions = torch.where(is_first.unsqueeze(-1), 0.0, actions)
-        return action_input(actions, self._pad)
+        return torch.where(is_first.unsqueeze(-1), 0.0, actions)
+
+    def project(self, actions: Tensor | None) -> Tensor:
+        """Pad and project actions."""
+        assert actions is not None
+        return self.cell.project_action(action_input(actions, self._pad))
 
     @classmethod
     def contract_settings(cls) -> dict[str, object]:
