@@ -20,6 +20,7 @@ __all__ = [
     "NothingToRun",
     "build_adapter",
     "build_agent",
+    "build_eval_adapter",
     "build_part",
     "build_spec",
     "root_of",
@@ -62,6 +63,18 @@ def build_adapter(config: Config) -> EnvAdapter:
         ConfigErrors: the plug-in cannot be imported.
     """
     adapter: EnvAdapter = build_part(config, "env")
+    return adapter
+
+
+def build_eval_adapter(config: Config) -> EnvAdapter:
+    """Build the adapter of the evaluation's environment: `eval_env`, or where it is None `env`.
+
+    Raises:
+        NothingToRun: the loop has no environment.
+        ConfigErrors: a plug-in cannot be imported.
+    """
+    own = config.parameter(f"{root_of(config)}.eval_env") is not None
+    adapter: EnvAdapter = build_part(config, "eval_env" if own else "env")
     return adapter
 
 

@@ -34,7 +34,7 @@ class SavedAgent:
 
     agent: Agent
     adapter: EnvAdapter | None
-    """None where the run was one of pre-training."""
+    """Of the evaluation's environment; None where the run was one of pre-training."""
     config: Config
     generation: int
     counters: dict[str, int]
@@ -92,7 +92,7 @@ def open_saved(
     found = generation if generation is not None else checkpoints.generations()[-1]
     config = load([run_dir / "config.gin"])
     videos = assembly.root_of(config) == assembly.VIDEOS
-    adapter = None if videos else assembly.build_adapter(config)
+    adapter = None if videos else assembly.build_eval_adapter(config)
     agent = assembly.build_agent(config, assembly.build_spec(config))
     names = [name for name, _ in agent.named_children() if name in parts]
     load_agent_state(agent, {name: checkpoints.load_part(name, found) for name in names})

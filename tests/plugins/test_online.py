@@ -22,7 +22,8 @@ from wmplatform.errors import ExitCode
 from wmplatform.json_lines import read_json_lines
 from wmplatform.replay import Replay
 from wmplatform.run_folder import RunFolder
-from wmplatform.training.online import Diverged, Online, OnlineRun, train
+from wmplatform.saved_agent import open_saved
+from wmplatform.training.online import Diverged, Online, OnlineRun, OtherEvalEnv, train
 from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
 
 TINY = {
@@ -315,3 +316,20 @@ def test_a_run_starts_from_modules_of_another_and_resumes_without_it(
             assert not same, name
     shutil.rmtree(source)
     assert play(tmp_path / "run", repo_root, bind=bind).finished
+
+
+def test_evaluation_may_have_an_environment_of_its_own(tmp_path: Path, repo_root: Path) -> None:
+    bind = {"Online.eval_env": "@eval/envs.gym", "eval/envs.gym.time_limit": "7"}
+    run = play(tmp_path / "run", repo_root, bind=bind, stop=StopAfter(25))
+    assert (run.adapter.spec().time_limit, run.eval_adapter.spec().time_limit) == (15, 7)
+    lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["eval/length"] for line in lines if "eval/length" in line] == [7.0]
+    saved = open_saved(tmp_path / "run")
+    assert saved.adapter is not None
+    assert saved.adapter.spec().time_limit == 7
+
+
+def test_an_evaluation_with_other_records_is_refused(tmp_path: Path, repo_root: Path) -> None:
+    bind = {"Online.eval_env": "@eval/envs.gym", "eval/envs.gym.size": "32"}
+    with pytest.raises(OtherEvalEnv, match=r"observations of Online.eval_env differ"):
+        play(tmp_path / "run", repo_root, bind=bind)

@@ -27,7 +27,7 @@ from wmplatform.training.processes import ALONE, Processes
 from wmplatform.training.run_base import Diverged, TrainingRun
 from wmplatform.transfer import transfer
 
-__all__ = ["Diverged", "EpisodesTooShort", "Online", "OnlineRun", "train"]
+__all__ = ["Diverged", "EpisodesTooShort", "Online", "OnlineRun", "OtherEvalEnv", "train"]
 
 
 class EpisodesTooShort(PlatformError):
@@ -49,6 +49,12 @@ class EpisodesTooShort(PlatformError):
         )
 
 
+class OtherEvalEnv(PlatformError):
+    """The evaluation's environment gives other records, or takes other actions, than training's."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
 class Online:
     """Settings of an online run, and its assembly.
 
@@ -67,6 +73,7 @@ class Online:
         replay: Factory[Replay] = Replay,
         collection: Factory[Collection] = Collection,
         evaluation: Factory[Evaluation] = Evaluation,
+        eval_env: Factory[EnvAdapter] | None = None,
         load_from: str | None = None,
         load_modules: tuple[str, ...] | None = None,
         total_agent_steps: Annotated[int, Ge(1)] = 255_000,
@@ -91,6 +98,8 @@ class Online:
             replay: where records are kept.
             collection: how the environment is played.
             evaluation: what is evaluated and shown.
+            eval_env: adapter of the evaluation's environment; `env` unless given. It may differ in
+                anything but what its records hold: another server, other draws of the scene.
             load_from: a run folder (its newest checkpoint), or one checkpoint, whose world model
                 the agent starts with; read when the run begins, not when it is resumed.
             load_modules: modules of the world model to load, e.g. `("encoder", "decoder")`; all
@@ -111,6 +120,7 @@ class Online:
         """
         self.env, self.agent, self.learner = env, agent, learner
         self.replay, self.collection, self.evaluation = replay, collection, evaluation
+        self.eval_env = eval_env
         self.load_from, self.load_modules = load_from, load_modules
         self.total_agent_steps = total_agent_steps
         self.prefill_agent_steps, self.pretrain_updates = prefill_agent_steps, pretrain_updates
@@ -179,6 +189,8 @@ class OnlineRun(TrainingRun):
         torch.manual_seed(seed)
         self.adapter = settings.env()
         self.spec = self.adapter.spec()
+        self.eval_adapter = settings.eval_env() if settings.eval_env else self.adapter
+        _refuse_other_records(self.adapter, self.eval_adapter)
         agent = settings.agent(self.spec).to(torch.device(device))
         super().__init__(
             folder,
@@ -283,7 +295,7 @@ class OnlineRun(TrainingRun):
 
     def evaluate(self) -> None:
         """Play evaluation episodes; log return, success, videos and a prediction."""
-        result = self.evaluation.run(self.adapter, self.agent, self.seed, self.counters)
+        result = self.evaluation.run(self.eval_adapter, self.agent, self.seed, self.counters)
         self.evaluation.report(result, self.agent, self.logger, self.counters)
         self.evaluations += 1
         facts = {k.replace("/", " "): v for k, v in result.metrics().items() if "return" in k}
@@ -380,3 +392,15 @@ class OnlineRun(TrainingRun):
         self.evaluation.close()
         super().close()
         shutil.rmtree(self.folder.path / "replay-working", ignore_errors=True)
+
+
+def _refuse_other_records(train: EnvAdapter, evaluation: EnvAdapter) -> None:
+    ours, theirs = train.spec(), evaluation.spec()
+    for name in ("observations", "action", "signals"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        if mine != other:
+            raise OtherEvalEnv(
+                f"{name} of Online.eval_env differ from those of Online.env: {other}, not {mine}",
+                where=[f"Online.env = {train.name}", f"Online.eval_env = {evaluation.name}"],
+                hint="give both the same settings, or leave Online.eval_env out",
+            )
