@@ -23,6 +23,7 @@ from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvSpec
 __all__ = [
     "BadAction",
     "EnvError",
+    "EnvironmentLost",
     "EpisodeOver",
     "Frame",
     "MissingSimulator",
@@ -50,6 +51,8 @@ class EnvError(PlatformError):
     """
 
     default_hint = ""
+    restart_helps: bool = False
+    """Whether another environment and another episode may do better; a run then goes on."""
     env: str
     key: str
     agent_step: int
@@ -86,10 +89,24 @@ class BadAction(EnvError):
 class SimulatorFault(EnvError):
     """A simulator gave a value that no record may hold."""
 
+    restart_helps = True
     default_hint = (
         "the simulation became unstable or its adapter is wrong; "
         "`wmplatform check env` finds the second"
     )
+
+
+class EnvironmentLost(EnvError):
+    """A simulator does not answer any more: its connection broke, its process died, it hangs.
+
+    An adapter raises it from `make`, `reset` or `step` (in a `Simulator`: from `reset`, `advance`
+    or `observe`) after it has tried what it can itself. The episode ends as truncated, this
+    environment is closed, and another one is made for the next episode.
+    """
+
+    exit_code = ExitCode.ENVIRONMENT
+    restart_helps = True
+    default_hint = "look at the simulator's own log; the run goes on with a new environment"
 
 
 class MissingSimulator(PlatformError):
