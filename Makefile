@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 PY ?= $(VENV)/bin/python
 
-RUN_EXTRAS := metaworld,gym,video,eval
+RUN_EXTRAS := metaworld,dmcontrol,gym,video,eval
 DEV_EXTRAS := $(RUN_EXTRAS),dev,testdata
 # An environment of the caller's own is taken as it is.
 ifeq ($(PY),$(VENV)/bin/python)

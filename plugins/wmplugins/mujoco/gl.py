@@ -135,7 +135,8 @@ def import_mujoco() -> ModuleType:
         import mujoco
     except ModuleNotFoundError as error:
         what = f"MuJoCo is not installed ({error})"
-        raise MissingSimulator(what, hint="pip install 'wmplatform[metaworld]'") from error
+        hint = "pip install 'wmplatform[metaworld]'  # or wmplatform[dmcontrol]"
+        raise MissingSimulator(what, hint=hint) from error
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         raise _no_backend(error) from error
     module: ModuleType = mujoco

@@ -142,6 +142,12 @@ class SceneRenderer:
             self._drawing.gl.make_current()
             self._mujoco.mjr_uploadTexture(self._model, self._drawing.context, texture)
 
+    def upload_height_field(self, number: int) -> None:
+        """Show a height field whose `model.hfield_data` was edited, as `upload_texture` does."""
+        if self._drawing is not None:
+            self._drawing.gl.make_current()
+            self._mujoco.mjr_uploadHField(self._model, self._drawing.context, number)
+
     def close(self) -> None:
         """Free the model's OpenGL resources; a later `render` would make them again."""
         if self._finalizer is not None:
