@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 PY ?= $(VENV)/bin/python
 
 RUN_EXTRAS := metaworld,dmcontrol,gym,video,eval
-DEV_EXTRAS := $(RUN_EXTRAS),dev,testdata
+DEV_EXTRAS := $(RUN_EXTRAS),carla,dev,testdata
 # An environment of the caller's own is taken as it is.
 ifeq ($(PY),$(VENV)/bin/python)
 RUN_READY := $(VENV)/.installed-run

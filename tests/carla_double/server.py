@@ -1,0 +1,188 @@
+"""The double's two sockets: calls on one port, streams on another."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from . import pictures, wire
+from .calls import WORLD_STREAM, Calls
+from .wire import CallFailed, Pose
+from .world import Actor, World
+
+VERSION = "0.9.16"
+
+
+@dataclass
+class Options:
+    """How the double behaves, and at which of its ticks it goes wrong. 0: never."""
+
+    version: str = VERSION
+    map_name: str = "Carla/Maps/Town04"
+    listen_after_s: float = 0.0
+    """Connections are refused until then."""
+    die_at: int = 0
+    """The process is killed by SIGKILL when this tick is asked for."""
+    hang_at: int = 0
+    """From this tick on nothing is answered, while connections stay open."""
+    lose_image_at: int = 0
+    """This tick's images are not sent."""
+    launch_at: int = 0
+    """Every vehicle is thrown a metre into the air at this tick."""
+    refuse_spawns: int = 0
+    """So many vehicles cannot be spawned, from the first on."""
+
+
+class Server:
+    """Serves one world to any number of clients.
+
+    Everything runs in one thread, so a call is answered before the next one is looked at.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.world = World(options.map_name)
+        self.ticks = 0
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._listeners: dict[int, list[asyncio.StreamWriter]] = {}
+        self._calls: Calls
+
+    async def run(self, calls_socket: socket.socket) -> None:
+        """Serve for ever; the socket is bound already but not listening."""
+        streams = await asyncio.start_server(self._serve_stream, "127.0.0.1", 0)
+        port = streams.sockets[0].getsockname()[1]
+        self._calls = Calls(self.world, self.options.version, port)
+        await asyncio.sleep(self.options.listen_after_s)
+        await asyncio.start_server(self._serve_calls, sock=calls_socket)
+        while True:
+            started = time.monotonic()
+            if not self.world.synchronous:
+                self._tick()
+            await asyncio.sleep(max(0.001, self.world.delta_s - (time.monotonic() - started)))
+
+    async def _serve_calls(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        unpacker = msgpack.Unpacker(max_buffer_size=2**26)
+        try:
+            while data := await reader.read(2**16):
+                unpacker.feed(data)
+                for _, call_id, method, params in unpacker:
+                    writer.write(self._answer(call_id, method, params))
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    def _answer(self, call_id: int, method: str, params: list[Any]) -> bytes:
+        """One call; the first parameter only says whether the client wants an answer."""
+        self.counts[method] += 1
+        arguments = params[1:]
+        try:
+            if method == "tick_cue":
+                return wire.reply(call_id, self._tick_cue())
+            if method == "apply_batch":
+                return wire.plain(call_id, self._batch(*arguments))
+            if method == "double_counts":
+                return wire.reply(call_id, self._counted())
+            if method.startswith("spawn_actor"):
+                self._refuse(arguments[0])
+            call = self._calls.find(method)
+            if call is None:
+                self.counts["unknown: " + method] += 1
+                return wire.unknown(call_id, method)
+            return wire.reply(call_id, call(*arguments))
+        except CallFailed as error:
+            return wire.failure(call_id, str(error))
+
+    def _counted(self) -> dict[str, int]:
+        return {**self.counts, "actors": len(self.world.actors), "ticks": self.ticks}
+
+    def _refuse(self, description: list[Any]) -> None:
+        if description[1].startswith("vehicle.") and self.options.refuse_spawns:
+            self.options.refuse_spawns -= 1
+            raise CallFailed("Spawn failed because of collision at spawn position")
+
+    def _batch(self, commands: list[Any], do_tick: bool) -> list[Any]:
+        answers = self._calls.batch(commands)
+        if do_tick:
+            self._tick_cue()
+        return answers
+
+    def _tick_cue(self) -> int:
+        self.ticks += 1
+        options = self.options
+        if self.ticks == options.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.ticks == options.hang_at:
+            signal.pause()
+        if self.ticks == options.launch_at:
+            for actor in self.world.vehicles():
+                actor.pose.location[2] += 1.0
+        return self._tick() if self.world.synchronous else self.world.frame
+
+    def _tick(self) -> int:
+        """Let time pass and send what the clients listen to; returns the frame's number."""
+        episode = self.world.episode
+        hits = self.world.tick()
+        self._send_world(episode)
+        for one, other, impulse in hits:
+            self._send_collision(one, other, impulse)
+        if self.ticks != self.options.lose_image_at or not self.ticks:
+            for camera in self.world.sensors("camera"):
+                self._send_image(camera)
+        return self.world.frame
+
+    def _send_world(self, episode: int) -> None:
+        body = wire.world_body(episode, time.time(), self.world.delta_s, self.world.state())
+        self._send(WORLD_STREAM, wire.WORLD_STATE, Pose(), body)
+
+    def _send_collision(self, one: Actor, other: Actor, impulse: list[float]) -> None:
+        for sensor in self.world.sensors("other.collision"):
+            if sensor.parent == one.number:
+                named = [self._calls.on_get_actors_by_id([a.number])[0] for a in (one, other)]
+                body = wire.collision_body(*named, impulse)
+                self._send(sensor.stream, wire.COLLISION, self.world.place(sensor), body)
+
+    def _send_image(self, camera: Actor) -> None:
+        if not self._listeners.get(camera.stream) or self.world.settings[1]:
+            return
+        width = int(camera.attribute("image_size_x", "800"))
+        height = int(camera.attribute("image_size_y", "600"))
+        fov = float(camera.attribute("fov", "90"))
+        picture_HWC = pictures.draw(self.world, camera, width, height, fov)
+        body = wire.image_body(width, height, fov, picture_HWC.tobytes())
+        self._send(camera.stream, wire.CAMERA, self.world.place(camera), body)
+
+    def _send(self, stream: int, kind: int, pose: Pose, body: bytes) -> None:
+        listeners = self._listeners.get(stream, [])
+        if listeners:
+            data = wire.message(kind, self.world.frame, self.world.seconds, pose, body)
+            for writer in listeners:
+                writer.write(data)
+
+    async def _serve_stream(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        listeners: list[asyncio.StreamWriter] = []
+        try:
+            (stream,) = struct.unpack("<I", await reader.readexactly(4))
+            listeners = self._listeners.setdefault(stream, [])
+            listeners.append(writer)
+            await reader.read()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            if writer in listeners:
+                listeners.remove(writer)
+            writer.close()
