@@ -27,7 +27,7 @@ from wmplatform.types import (
 from wmplatform.world_model import IncompatibleParts
 from wmplugins.dreamer.decoders import as_vector, flat_size
 from wmplugins.dreamer.heads import in_fp32
-from wmplugins.dreamer.nets import MLP, Act, Norm
+from wmplugins.dreamer.nets import MLP, Act, Init, Norm
 
 __all__ = ["Actor", "ImaginationActorCritic", "discount_weights", "frozen", "lambda_return"]
 
@@ -102,13 +102,14 @@ class Actor(nn.Module):
         min_std: float,
         init_std: float,
         fp32: bool,
+        init: Init = "glorot",
     ) -> None:
         super().__init__()
         self.kind, self.min_std, self.init_std, self.fp32 = action.kind, min_std, init_std, fp32
         outputs = action.size * (2 if action.kind == "continuous" else 1)
         # One layer of two outputs: Glorot bounds would differ from two layers', so draw them apart.
-        self.mlp = MLP(inputs, outputs, layers=layers, units=units, norm=norm, act=act)
-        if action.kind == "continuous":
+        self.mlp = MLP(inputs, outputs, layers=layers, units=units, norm=norm, act=act, init=init)
+        if action.kind == "continuous" and init == "glorot":
             for half in self.mlp.out.weight.detach().chunk(2, 0):
                 nn.init.xavier_uniform_(half)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from wmplatform.distributions import race_noise, sample_one_hot
 from wmplatform.types import Metrics
-from wmplugins.dreamer.nets import dense, glorot_
+from wmplugins.dreamer.nets import Init, dense, glorot_
 from wmplugins.dreamer.unrolled import Unrolled, lowered
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "kl_metrics",
 ]
 
-GruInit = Literal["glorot", "torch"]
+GruInit = Init
 Reset = Literal["select", "multiply"]
 State = dict[str, Tensor]
 """`stoch` one-hot fp32 `[*lead, S]` and `deter` fp32 `[*lead, D]`."""
@@ -97,18 +97,20 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 class GRUCell(nn.Module):
-    """GRU with one LayerNorm (eps 1e-3) over all three gates (DreamerV2 appendix).
+    """GRU with one LayerNorm over all three gates (DreamerV2 appendix, eps 1e-3 there).
 
     Gates in the order reset, candidate, update. The reset gate scales the candidate's whole
     pre-activation, and the update gate is biased by -1.
     """
 
-    def __init__(self, inputs: int, units: int, init: GruInit = "glorot") -> None:
+    def __init__(
+        self, inputs: int, units: int, init: GruInit = "glorot", *, eps: float = 1e-3
+    ) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs + units, 3 * units)
         if init == "glorot":
             glorot_(self.linear)
-        self.norm = nn.LayerNorm(3 * units, eps=1e-3)
+        self.norm = nn.LayerNorm(3 * units, eps=eps)
 
     def forward(self, x_NI: Tensor, h_ND: Tensor) -> Tensor:
         """Go one step: `[N, inputs]`, `[N, units]` to `[N, units]`."""

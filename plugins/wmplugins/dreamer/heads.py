@@ -10,7 +10,7 @@ from wmplatform.distributions import Bernoulli, UnitNormal
 from wmplatform.interfaces import Head, RewardHead
 from wmplatform.types import Batch, Distribution, Features, FeatureSpec, Target
 from wmplugins.dreamer.decoders import as_vector, flat_size
-from wmplugins.dreamer.nets import MLP, Act, Norm
+from wmplugins.dreamer.nets import MLP, Act, Init, Norm
 
 __all__ = ["DiscountMLP", "RewardMLP", "in_fp32"]
 
@@ -47,6 +47,7 @@ class RewardMLP(RewardHead):
         intrinsic: bool = True,
         sends_gradient: bool = True,
         fp32: bool = True,
+        init: Init = "glorot",
     ) -> None:
         """Build the network.
 
@@ -61,9 +62,12 @@ class RewardMLP(RewardHead):
             intrinsic: add the explorer's intrinsic reward to the target, where there is one.
             sends_gradient: whether this loss shapes the latent.
             fp32: keep the head out of autocast.
+            init: of the layers.
         """
         super().__init__()
-        self.mlp = MLP(flat_size(features), 1, layers=layers, units=units, norm=norm, act=act)
+        self.mlp = MLP(
+            flat_size(features), 1, layers=layers, units=units, norm=norm, act=act, init=init
+        )
         self.transform, self.divide_by, self.fp32 = transform, divide_by, fp32
         self.intrinsic, self.sends_gradient = intrinsic, sends_gradient
 

@@ -12,10 +12,22 @@ from torch.nn import functional as F
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
-__all__ = ["MLP", "Act", "Norm", "ResidualBlock", "dense", "flatten_lead", "glorot_"]
+__all__ = [
+    "MLP",
+    "Act",
+    "Init",
+    "Norm",
+    "ResidualBlock",
+    "dense",
+    "flatten_lead",
+    "glorot_",
+    "linear",
+]
 
 Norm = Literal["batch", "layer", "group", "none"]
 Act = Literal["elu", "relu", "silu"]
+Init = Literal["glorot", "torch"]
+"""`glorot` as DreamerV2, `torch` for PyTorch's own defaults."""
 
 _ACTS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -29,9 +41,17 @@ def glorot_(module: _Layer) -> _Layer:
     return module
 
 
-def dense(inputs: int, units: int, norm: Norm = "none", act: Act = "elu") -> nn.Sequential:
-    """One Glorot-initialised linear layer, an optional LayerNorm (eps 1e-3), an activation."""
-    layers: list[nn.Module] = [glorot_(nn.Linear(inputs, units))]
+def linear(inputs: int, outputs: int, init: Init = "glorot") -> nn.Linear:
+    """One linear layer, initialised by name."""
+    layer = nn.Linear(inputs, outputs)
+    return glorot_(layer) if init == "glorot" else layer
+
+
+def dense(
+    inputs: int, units: int, norm: Norm = "none", act: Act = "elu", init: Init = "glorot"
+) -> nn.Sequential:
+    """One linear layer, an optional LayerNorm (eps 1e-3), an activation."""
+    layers: list[nn.Module] = [linear(inputs, units, init)]
     if norm == "layer":
         layers.append(nn.LayerNorm(units, eps=1e-3))
     return nn.Sequential(*layers, _ACTS[act]())
@@ -52,11 +72,12 @@ class MLP(nn.Module):
         units: int = 400,
         norm: Norm = "none",
         act: Act = "elu",
+        init: Init = "glorot",
     ) -> None:
         super().__init__()
         sizes = [inputs, *[units] * layers]
-        self.trunk = nn.Sequential(*[dense(a, b, norm, act) for a, b in pairwise(sizes)])
-        self.out = glorot_(nn.Linear(sizes[-1], outputs))
+        self.trunk = nn.Sequential(*[dense(a, b, norm, act, init) for a, b in pairwise(sizes)])
+        self.out = linear(sizes[-1], outputs, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[*lead, inputs]` to `[*lead, outputs]`."""
