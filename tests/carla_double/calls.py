@@ -179,11 +179,12 @@ class Calls:
         return [[1, body[0]]]
 
     def _spawn(
-        self, description: list[Any], transform: list[Any], parent: list[Any], then: list[Any]
+        self, description: list[Any], transform: list[Any], parent: list[Any], *rest: Any
     ) -> int:
+        """Spawn, then do the commands that were chained to it, to the new actor."""
         base = parent[1] if parent[0] else 0
         number = self.world.spawn(description, Pose.of(transform), base).number
-        for (kind, body), *_ in then:
+        for ((kind, body),) in rest[-1]:
             self._command(kind, [number, *body[1:]])
         return number
 

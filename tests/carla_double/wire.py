@@ -27,10 +27,11 @@ _TOKEN = struct.Struct("<IHBB16s")
 _HEADER = struct.Struct("<QQd6f")
 _WORLD = struct.Struct("<Qdf3iI")
 _ACTOR = struct.Struct("<IB6f9f")
-_VEHICLE = struct.Struct("<B3f3?if")
+_VEHICLE = struct.Struct("<3f3?ifB?IB")
 _CAMERA = struct.Struct("<IIf")
 _ACTOR_BYTES = 119
 _TCP, _IPV4 = 1, 1
+_GREEN = 2
 
 Vector = list[float]
 
@@ -140,8 +141,5 @@ def actor_state(
 def vehicle_state(control: Sequence[Any], speed_limit: float) -> bytes:
     """What follows for a vehicle: the control in force, the limit in km/h, no traffic light."""
     throttle, steer, brake, hand_brake, reverse, manual, gear = control[:7]
-    packed = _VEHICLE.pack(
-        0, throttle, steer, brake, hand_brake, reverse, manual, int(gear), speed_limit
-    )
-    green = 2
-    return packed + struct.pack("<B?IB", green, False, 0, 0)
+    moving = (throttle, steer, brake, hand_brake, reverse, manual, int(gear))
+    return _VEHICLE.pack(*moving, speed_limit, _GREEN, False, 0, 0)
