@@ -74,6 +74,7 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
             _group("augmentations", "augmentation", "Augmentation", "changes the learner's images"),
             _group("balancers", "loss_balancer", "LossBalancer", "named losses -> one loss"),
             _group("optimizers", "optimizer", "Optimizer", "gradients -> parameter steps"),
+            _group("requests", "request", "Request", "replay -> the batch of one update"),
             _group("videos", "video_source", "VideoSource", "clips to pre-train on"),
         ]
     )

@@ -22,7 +22,9 @@ def _share(clock: float, duration: float) -> float:
     return min(max(clock / duration, 0.0), 1.0)
 
 
-def _linear(clock: float, initial: float, final: float, duration: float) -> float:
+def _linear(clock: float, initial: float, final: float, duration: float, *more: float) -> float:
+    if more and clock > duration:
+        return _linear(clock - duration, final, *more)
     share = _share(clock, duration)
     return (1 - share) * initial + share * final
 
@@ -39,11 +41,11 @@ def _horizon(clock: float, initial: float, final: float, duration: float) -> flo
     return 1 - 1 / _linear(clock, initial, final, duration)
 
 
-_FORMS: dict[str, tuple[Callable[..., float], int]] = {
-    "linear": (_linear, 3),
-    "warmup": (_warmup, 2),
-    "exp": (_exp, 3),
-    "horizon": (_horizon, 3),
+_FORMS: dict[str, tuple[Callable[..., float], tuple[int, ...]]] = {
+    "linear": (_linear, (3, 5)),
+    "warmup": (_warmup, (2,)),
+    "exp": (_exp, (3,)),
+    "horizon": (_horizon, (3,)),
 }
 _CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
 
@@ -51,9 +53,9 @@ _CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
 class Schedule:
     """A number as a function of a clock.
 
-    Forms: a plain number; `linear(initial, final, duration)`; `warmup(duration, value)`;
-    `exp(initial, final, halflife)`; `horizon(initial, final, duration)`, the discount 1 - 1/h of a
-    linearly growing horizon h.
+    Forms: a plain number; `linear(initial, final, duration)`, or with `, final, duration` of a
+    second line that follows; `warmup(duration, value)`; `exp(initial, final, halflife)`;
+    `horizon(initial, final, duration)`, the discount 1 - 1/h of a linearly growing horizon h.
     """
 
     def __init__(self, value: float | str) -> None:
@@ -72,12 +74,12 @@ class Schedule:
 
     def _parse(self, text: str) -> None:
         match = _CALL.fullmatch(text)
-        form, count = _FORMS.get(match.group(1), (None, 0)) if match else (None, 0)
+        form, counts = _FORMS.get(match.group(1), (None, ())) if match else (None, ())
         try:
             arguments = tuple(float(x) for x in match.group(2).split(",")) if match else ()
         except ValueError:
             arguments = ()
-        if form is None or len(arguments) != count:
+        if form is None or len(arguments) not in counts:
             raise BadSchedule(
                 f"{text!r} is no schedule",
                 hint="write a number, linear(initial, final, duration), warmup(duration, value), "

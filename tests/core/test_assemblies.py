@@ -92,7 +92,7 @@ def test_frames_are_stacked_alike_in_acting_and_in_replay() -> None:
         "stream": torch.zeros(len(frames), dtype=torch.int64),
     }
     replay.extend(TensorDict(columns, [len(frames)]))
-    batch = Transitions(batch=64, n=2, stack=3).sample(replay)
+    batch = Transitions(batch=64, n=2, stack=3, short_ends=False).sample(replay)
     shown = torch.cat(seen).mul(255).add(127.5).round().byte()
     acted = {x.numpy().tobytes(): t for t, x in enumerate(shown)}
     for now, later, action in zip(

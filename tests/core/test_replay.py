@@ -226,6 +226,34 @@ def test_every_start_of_a_transition_is_equally_likely() -> None:
     assert (counts / 50_000 - 1 / 498).abs().max() < 6 * (1 / 498 / 50_000) ** 0.5
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_transitions_at_an_episodes_end_have_the_steps_that_remain(terminal: bool) -> None:
+    replay = Replay(SPEC, capacity=50)
+    replay.extend(episode(6, terminal=terminal))
+    batch = replay.transitions(300, 3, 0.9, short_ends=True)
+    start = batch["pixels"][:, 0, 0, 0].long()
+    assert set(start.tolist()) == set(range(6))
+    for s, row in zip(start.tolist(), batch, strict=True):
+        taken = min(3, 6 - s)
+        expected = sum(0.9**j * (s + 1 + j) for j in range(taken))
+        assert row["reward"].item() == pytest.approx(expected)
+        assert row["next", "pixels"][0, 0, 0].item() == s + taken
+        ended = terminal and s + taken == 6
+        assert row["discount"].item() == pytest.approx(0.0 if ended else 0.9**taken)
+
+
+@pytest.mark.parametrize("short_ends", [True, False])
+def test_starts_drawn_by_length_are_equally_likely_over_episodes(short_ends: bool) -> None:
+    replay, draws = filled([3, 30, 10]), 60_000  # records 0..3, 4..34, 35..45
+    kept = 0 if short_ends else 1
+    starts = [*range(3 - kept), *range(4, 34 - kept), *range(35, 45 - kept)]
+    rows = replay.sampler.transitions(draws, 2, 1, short_ends=short_ends, by_length=True)
+    counts = torch.bincount(rows.observation[:, 0], minlength=46)
+    assert counts.nonzero().flatten().tolist() == starts
+    share = 1 / len(starts)
+    assert (counts[starts] / draws - share).abs().max() < 6 * (share / draws) ** 0.5
+
+
 def test_stacked_frames_are_oldest_first_and_repeat_an_episodes_first_frame() -> None:
     replay = filled([2, 6])
     batch = replay.transitions(200, 1, 1.0, 3)
@@ -243,10 +271,13 @@ def test_stacked_frames_are_oldest_first_and_repeat_an_episodes_first_frame() ->
 def test_requests_ask_for_themselves() -> None:
     replay, twin = filled([20, 30]), filled([20, 30])
     assert equal(Segments(batch=4, length=7).sample(replay), twin.segments(4, 7))
-    request = Transitions(batch=5, n=2, gamma=0.5, stack=2)
+    request = Transitions(batch=5, n=2, gamma=0.5, stack=2, short_ends=False, by_length=False)
     assert equal(request.sample(replay), twin.transitions(5, 2, 0.5, 2))
+    whole = Transitions(batch=5, n=2, gamma=0.5, stack=2)
+    drawn = twin.transitions(5, 2, 0.5, 2, short_ends=True, by_length=True)
+    assert equal(whole.sample(replay), drawn)
     assert Segments(batch=4, length=7).records == 7
-    assert request.records == 3
+    assert (request.records, whole.records) == (3, 2)
 
 
 def test_sampling_follows_its_seed_and_nothing_else() -> None:

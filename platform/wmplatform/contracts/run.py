@@ -231,6 +231,13 @@ def _optimizers(make: _Maker, wiring: Wiring, options: Options) -> Report:
     return _single(make, lambda: check_optimizer(make, **options))
 
 
+def _requests(make: _Maker, wiring: Wiring, options: Options) -> Report:
+    from wmplatform.contracts.request import check_request
+
+    del wiring
+    return _single(make, lambda: check_request(make, **options))
+
+
 def _envs(make: _Maker, wiring: Wiring, options: Options) -> Report:
     from wmplatform.contracts.env_adapter import check_env_adapter
 
@@ -312,5 +319,6 @@ _CHECKS: Mapping[str, Callable[[_Maker, Wiring, Options], Report]] = {
     "augmentations": _augmentations,
     "balancers": _balancers,
     "optimizers": _optimizers,
+    "requests": _requests,
     "videos": _videos,
 }

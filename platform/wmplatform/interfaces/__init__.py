@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from wmplatform.interfaces.loss_balancer import LossBalancer
     from wmplatform.interfaces.optimizer import Optimizer
+    from wmplatform.interfaces.request import Request
     from wmplatform.interfaces.reward_head import Head, RewardHead
     from wmplatform.interfaces.video_source import Video, VideoSource
 
@@ -48,6 +49,7 @@ _HOME = {
     "Starts": "latent_dynamics",
     "Optimizer": "optimizer",
     "Phase": "behavior",
+    "Request": "request",
     "RewardHead": "reward_head",
     "Update": "behavior",
     "Video": "video_source",
@@ -75,6 +77,7 @@ __all__ = [
     "Observed",
     "Optimizer",
     "Phase",
+    "Request",
     "RewardHead",
     "Starts",
     "Update",

@@ -163,32 +163,54 @@ class Replay:
         drawn["is_first"][:, 0] = True
         return TensorDict(drawn, [batch, length], device=self.storage.device)
 
-    def transitions(self, batch: int, n: int, gamma: float, stack: int = 1) -> TensorDict:
+    def transitions(
+        self,
+        batch: int,
+        n: int,
+        gamma: float,
+        stack: int = 1,
+        *,
+        short_ends: bool = False,
+        by_length: bool = False,
+    ) -> TensorDict:
         """Draw n-step transitions, `[B]`.
 
         Holds the observations, stacked over `stack` frames along their first axis (`pixels` is
         `[B, K*C, H, W]`, oldest first), `action` `[B, A]` taken there, `reward` `[B]` =
         sum over i < n of gamma^i r_{t+1+i}, `discount` `[B]` = gamma^n, or 0 where the environment
         terminated, and `next` with the observations n steps later. A truncation keeps its
-        bootstrap; the last n - 1 steps of an episode are never starts (DrQ-v2).
+        bootstrap.
+
+        Args:
+            batch: transitions B.
+            n: steps of reward.
+            gamma: discount of one step.
+            stack: frames of an observation.
+            short_ends: the last n - 1 steps of an episode start transitions too, of the steps that
+                remain; without it they never do (DrQ-v2).
+            by_length: every start is equally likely; without it every episode is (DrQ-v2), which
+                differs where lengths do.
 
         Raises:
-            NotEnoughData: no episode has n + 1 records.
+            NotEnoughData: no episode has n + 1 records, or 2 with short ends.
         """
         self.settle()
         with self._lock:
-            rows = self.sampler.transitions(batch, n, stack)
+            rows = self.sampler.transitions(
+                batch, n, stack, short_ends=short_ends, by_length=by_length
+            )
             now = {key: self._stacked(key, rows.observation) for key in self._observations}
             later = {key: self._stacked(key, rows.following) for key in self._observations}
             action = self._take("action", rows.steps[:, 0])
             rewards = self._take("reward", rows.steps)
             terminal = self._take("is_terminal", rows.steps[:, -1])
-        powers = gamma ** torch.arange(n, dtype=torch.float32, device=rewards.device)
+        powers = gamma ** torch.arange(n + 1, dtype=torch.float32)
+        earned = powers[:n] * (torch.arange(n) < rows.taken[:, None])
         drawn: dict[str, Any] = {
             **now,
             "action": action,
-            "reward": (rewards * powers).sum(1),
-            "discount": gamma**n * (~terminal).float(),
+            "reward": (rewards * earned.to(rewards.device)).sum(1),
+            "discount": powers[rows.taken].to(rewards.device) * (~terminal).float(),
             "next": TensorDict(later, [batch]),
         }
         return TensorDict(drawn, [batch], device=self.storage.device)

@@ -2,22 +2,15 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 
+from wmplatform.interfaces.request import Request
 from wmplatform.replay.buffer import IN_PREFETCH, Replay
 
-__all__ = ["Prefetcher", "Request"]
-
-
-class Request(Protocol):
-    """`Segments` or `Transitions`."""
-
-    def sample(self, replay: Replay) -> TensorDict:
-        """Draw a batch."""
-        ...
+__all__ = ["Prefetcher"]
 
 
 class Prefetcher:

@@ -6,14 +6,15 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 from tensordict import TensorDict
 
+from wmplatform.interfaces.request import Request
 from wmplatform.replay.buffer import Replay
 
 __all__ = ["Segments", "Transitions"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segments:
-    """Batches of consecutive records, `[batch, length]`."""
+class Segments(Request):
+    """Batches of consecutive records, `[batch, length]`; who reads them remembers frames."""
 
     batch: Annotated[int, Ge(1)] = 50
     """Segments."""
@@ -31,8 +32,8 @@ class Segments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transitions:
-    """Batches of n-step transitions, `[batch]`."""
+class Transitions(Request):
+    """Batches of n-step transitions, `[batch]`, for agents without a memory."""
 
     batch: Annotated[int, Ge(1)] = 256
     n: Annotated[int, Ge(1)] = 3
@@ -41,12 +42,25 @@ class Transitions:
     """Discount of one agent step."""
     stack: Annotated[int, Ge(1)] = 1
     """Frames of an observation, oldest first."""
+    short_ends: bool = True
+    """Start in the last n - 1 steps of an episode too, with the steps that remain: otherwise what
+    comes right before a failure is never learned from. DrQ-v2's code does not."""
+    by_length: bool = True
+    """Draw every start equally often. DrQ-v2's code draws every episode equally often, so that
+    short ones count for more."""
 
     @property
     def records(self) -> int:
         """Records that an episode must have."""
-        return self.n + 1
+        return 2 if self.short_ends else self.n + 1
 
     def sample(self, replay: Replay) -> TensorDict:
         """Draw a batch; see `Replay.transitions`."""
-        return replay.transitions(self.batch, self.n, self.gamma, self.stack)
+        return replay.transitions(
+            self.batch,
+            self.n,
+            self.gamma,
+            self.stack,
+            short_ends=self.short_ends,
+            by_length=self.by_length,
+        )

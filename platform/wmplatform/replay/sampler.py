@@ -1,7 +1,8 @@
 """Which records a batch is made of.
 
 Both views draw an episode uniformly (not by length) among those that are long enough, then a start
-within it, as DreamerV2 and DrQ-v2 do. Only row numbers are computed here.
+within it, as DreamerV2 and DrQ-v2 do; transitions may be drawn by length instead. Only row numbers
+are computed here.
 
 Shape letters: B batch, L segment length, n steps of return, K stacked frames, E episodes.
 """
@@ -46,13 +47,17 @@ class TransitionRows:
 
     Attributes:
         observation: `[B, K]`, oldest first; before the episode's start its first frame repeats.
-        following: `[B, K]`, the same n steps later.
+        following: `[B, K]`, the same `taken` steps later.
         steps: `[B, n]`, the records that carry the rewards; the first also carries the action,
-            the last whether the environment terminated.
+            the last whether the environment terminated. Past an episode's end the last repeats.
+        taken: `[B]`, steps between the two observations: n, or fewer at the end of an episode.
     """
 
-    def __init__(self, observation: Tensor, following: Tensor, steps: Tensor) -> None:
-        self.observation, self.following, self.steps = observation, following, steps
+    def __init__(
+        self, observation: Tensor, following: Tensor, steps: Tensor, taken: Tensor
+    ) -> None:
+        self.observation, self.following = observation, following
+        self.steps, self.taken = steps, taken
 
 
 class EpisodeSampler(Sampler):  # type: ignore[misc]
@@ -95,17 +100,32 @@ class EpisodeSampler(Sampler):  # type: ignore[misc]
         positions = (first + start)[:, None] + np.arange(length)
         return torch.from_numpy(self.writer.rows_of(stream[:, None], positions))
 
-    def transitions(self, batch: int, n: int, stack: int) -> TransitionRows:
-        """Draw rows of transitions: the last n - 1 steps of an episode are never starts."""
-        stream, first, records = self._draw_episodes(batch, n + 1)
-        start = first + self._draw_below(records - n)
+    def transitions(
+        self, batch: int, n: int, stack: int, *, short_ends: bool = False, by_length: bool = False
+    ) -> TransitionRows:
+        """Draw rows of transitions.
+
+        Args:
+            batch: rows.
+            n: steps of each.
+            stack: frames of an observation.
+            short_ends: the last n - 1 steps of an episode start transitions too, of fewer steps.
+            by_length: every start is equally likely, instead of every episode.
+        """
+        last = 1 if short_ends else n
+        draw = self._draw_episodes_by_length if by_length else self._draw_episodes
+        stream, first, records = draw(batch, last + 1)
+        offset = self._draw_below(records - last)
+        start, taken = first + offset, np.minimum(n, records - 1 - offset)
 
         def rows(offsets: Ints) -> Tensor:
             positions = np.maximum(start[:, None] + offsets, first[:, None])
             return torch.from_numpy(self.writer.rows_of(stream[:, None], positions))
 
         frames = np.arange(1 - stack, 1)
-        return TransitionRows(rows(frames), rows(frames + n), rows(np.arange(1, n + 1)))
+        steps = np.minimum(np.arange(1, n + 1), taken[:, None])
+        following = rows(frames + taken[:, None])
+        return TransitionRows(rows(frames), following, rows(steps), torch.from_numpy(taken))
 
     def count(self, need: int) -> int:
         """Count the episodes with at least this many records."""
@@ -113,13 +133,29 @@ class EpisodeSampler(Sampler):  # type: ignore[misc]
 
     def _draw_episodes(self, batch: int, need: int) -> Ints:
         """Draw stream, first position and records of episodes, `[3, B]`."""
+        candidates = self._candidates_of(need)
+        pick = torch.randint(candidates.shape[1], (batch,), generator=self.generator)
+        return candidates[:, pick.numpy()]
+
+    def _draw_episodes_by_length(self, batch: int, need: int) -> Ints:
+        """As `_draw_episodes`, an episode as often as it has stretches of `need` records."""
+        candidates = self._candidates_of(need)
+        ends = np.cumsum(candidates[2] - need + 1)
+        pick = torch.randint(int(ends[-1]), (batch,), generator=self.generator)
+        return candidates[:, np.searchsorted(ends, pick.numpy(), side="right")]
+
+    def _candidates_of(self, need: int) -> Ints:
+        """Episodes with at least this many records, `[3, E]`.
+
+        Raises:
+            NotEnoughData: there is none.
+        """
         candidates = self._long_enough(need)
         if candidates.shape[1] == 0:
             every = self._long_enough(1)
             longest = int(every[2].max(initial=0))
             raise NotEnoughData(need, every.shape[1], self.writer.held, longest, self.only_finished)
-        pick = torch.randint(candidates.shape[1], (batch,), generator=self.generator)
-        return candidates[:, pick.numpy()]
+        return candidates
 
     def _draw_below(self, limits: Ints) -> Ints:
         """Draw an integer in 0 .. limit - 1 for each limit `[B]`."""

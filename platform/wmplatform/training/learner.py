@@ -17,7 +17,8 @@ from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.factory import Factory
 from wmplatform.interfaces.behavior import Objective, Phase, Update
 from wmplatform.interfaces.optimizer import Optimizer
-from wmplatform.replay import Segments, Transitions
+from wmplatform.interfaces.request import Request
+from wmplatform.replay import Segments
 from wmplatform.training.capture import CapturedPlan
 from wmplatform.training.processes import GradientExchange
 from wmplatform.types import Batch, Metrics
@@ -44,7 +45,7 @@ class Learner:
         *,
         groups: Mapping[str, tuple[str, ...]],
         optimizers: Mapping[str, Factory[Optimizer]],
-        data: Factory[Segments] | Factory[Transitions] = Segments,
+        data: Factory[Request] = Segments,
         precision: Precision = "auto",
         loss_scale: Annotated[float, Ge(1.0)] = 65536.0,
         max_bad_updates: Annotated[int, Ge(1)] = 20,
@@ -75,11 +76,10 @@ class Learner:
             precision = "fp32" if agent.device.type == "cpu" else "bf16"
         self.agent, self.precision, self._exchange = agent, precision, exchange
         self.data = data()
-        stack = self.data.stack if isinstance(self.data, Transitions) else 1
-        if stack != agent.frame_stack:
+        if self.data.stack != agent.frame_stack:
             raise IncompatibleParts(
-                f"{type(self.data).__name__} give {stack} frames an observation, but the agent's "
-                f"frame_stack is {agent.frame_stack}",
+                f"{type(self.data).__name__} give {self.data.stack} frames an observation, but the "
+                f"agent's frame_stack is {agent.frame_stack}",
                 hint="set Agent.frame_stack and Transitions.stack to the same number",
             )
         self.max_bad_updates = max_bad_updates

@@ -51,7 +51,7 @@ ONE_LINE = {
     "dynamic registration": ("from __gin__ import dynamic_registration", "may not run imports", ""),
     "missing include": ("include 'bsae.gin'", "included file 'bsae.gin' does not exist", "near 'x.gin'"),
     "self include": ("include 'x.gin'", "'x.gin' includes itself", "remove one of the includes"),
-    "text for a reference": ("Loop.envs = {'a': 'grid'}", "['a'] takes a reference", "@envs.grid"),
+    "text for a reference": ("Loop.envs = {'a': 'grid'}", "['a'] takes a reference", "such as @envs."),
     "wrong kind": ("Learner.schedule = @Adam", "takes a reference to Base", "@warmup"),
     "wrong kind, inside": ("Loop.envs = {'a': @encoders.vit}", "takes a reference to EnvAdapter", "@envs"),
     "called too early": ("Loop.envs = {'a': @envs.grid()}", "is built later", "without ()"),
