@@ -16,7 +16,8 @@ FREE_RUN_DELTA_S = 0.05
 SETTINGS = [False, False, [False], True, 0.01, 10, 0.0, True, 3000.0, 2000.0, True]
 """Synchronous, no rendering, fixed delta, substepping and what else a server starts with."""
 
-CLEAR = [-1.0] * 2 + [0.0] * 12
+CLEAR = [5.0, 0.0, 0.0, 10.0, 0.0, 45.0] + [0.0] * 8
+"""The weather at the start, in the protocol's order; the sixth value is the sun's height, deg."""
 SPEED_LIMIT_KMH = 90.0
 FULL_THROTTLE_MS2, FULL_BRAKE_MS2, DRAG_PER_S = 5.0, 9.0, 0.08
 WHEELBASE_M, FULL_LOCK_DEG = 2.6, 35.0
