@@ -24,6 +24,7 @@ from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
 from wmplatform.training.learner import Learner
 from wmplatform.training.processes import ALONE, Processes
+from wmplatform.training.random_state import seed_process
 from wmplatform.training.run_base import Diverged, TrainingRun
 from wmplatform.transfer import transfer
 
@@ -186,7 +187,7 @@ class OnlineRun(TrainingRun):
 
     def __init__(self, settings: Online, folder: RunFolder, *, seed: int, device: str) -> None:
         self.settings = settings
-        torch.manual_seed(seed)
+        seed_process(seed)
         self.adapter = settings.env()
         self.spec = self.adapter.spec()
         self.eval_adapter = settings.eval_env() if settings.eval_env else self.adapter

@@ -26,6 +26,7 @@ from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
 from wmplatform.training.learner import Learner
 from wmplatform.training.processes import ALONE, Processes
+from wmplatform.training.random_state import seed_process
 from wmplatform.training.run_base import TrainingRun
 from wmplatform.world_model import IncompatibleParts
 
@@ -166,7 +167,7 @@ class PretrainRun(TrainingRun):
         processes: Processes = ALONE,
     ) -> None:
         self.settings = settings
-        torch.manual_seed(seed)
+        seed_process(seed)
         agent = settings.agent(settings.spec).to(torch.device(device))
         _check_parts(agent)
         if processes.size > 1 and settings.batch_statistics == "joined":
@@ -197,7 +198,7 @@ class PretrainRun(TrainingRun):
             )
             self._validation_start = self.validation.state_dict()
         if not processes.leads:  # equal weights everywhere, but own samples
-            torch.manual_seed(_seed_of(seed, processes.rank, "samples"))
+            seed_process(_seed_of(seed, processes.rank, "samples"))
 
     @property
     def updates(self) -> int:
@@ -333,7 +334,7 @@ class PretrainRun(TrainingRun):
         saved: list[Mapping[str, Any]] = state["processes"]
         if self.processes.rank < len(saved):
             return saved[self.processes.rank]
-        torch.manual_seed(_seed_of(self.seed, self.processes.rank, f"samples {self.updates}"))
+        seed_process(_seed_of(self.seed, self.processes.rank, f"samples {self.updates}"))
         return self.random_state()
 
     def close(self) -> None:

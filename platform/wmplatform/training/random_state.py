@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["random_state", "restore_random_state"]
+__all__ = ["random_state", "restore_random_state", "seed_process"]
+
+
+def seed_process(seed: int) -> None:
+    """Seed the generators that `random_state` saves, so that a new run depends on its seed alone.
+
+    The platform draws from torch and from generators of its own; a plug-in, or a library that it
+    uses, may draw from the global ones of NumPy and Python.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
