@@ -2,7 +2,7 @@
 
 Colours are red, green, blue from 0 to 1 here. What the weather does: the sun's height sets
 brightness and warmth, clouds grey the sky, wetness darkens the road and lets it mirror the sky,
-rain sprinkles light dots that depend on the frame's number only, fog hides what is far.
+rain sprinkles light dots, fog hides what is far. The picture depends on the state only, not on time.
 
 Shape letters: H W image, N pixels that see the ground.
 """
@@ -53,7 +53,7 @@ def draw(world: World, camera: Actor, width: int, height: int, fov_deg: float) -
     for car in cars:
         _paint_car(picture_HWC, car, pose, fov_deg)
     picture_HWC *= _daylight(weather)
-    _paint_rain(picture_HWC, weather[PRECIPITATION], world.frame)
+    _paint_rain(picture_HWC, weather[PRECIPITATION], pose)
     bgra_HWC = np.full((height, width, 4), 255, np.uint8)
     bgra_HWC[..., :3] = np.clip(picture_HWC[..., ::-1] * 255 + 0.5, 0, 255)
     return bgra_HWC
@@ -146,8 +146,8 @@ def _paint_car(picture_HWC: Array, car: Actor, pose: Pose, fov_deg: float) -> No
     picture_HWC[top : top + (bottom - top) // 3, left:right] *= 0.3
 
 
-def _paint_rain(picture_HWC: Array, precipitation: float, frame: int) -> None:
+def _paint_rain(picture_HWC: Array, precipitation: float, pose: Pose) -> None:
     if precipitation > 0:
-        height, width, _ = picture_HWC.shape
-        falls_HW = np.random.default_rng(frame).random((height, width))
+        millimetres = [int(abs(part) * 1000) for part in pose.location]
+        falls_HW = np.random.default_rng(millimetres).random(picture_HWC.shape[:2])
         picture_HWC[falls_HW < RAIN_DOTS * precipitation / 100] += 0.25

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +23,17 @@ from .wire import CallFailed, Pose
 from .world import Actor, World
 
 VERSION = "0.9.16"
+SUBSCRIBING_S = 1.0
+"""How long a tick waits for a client that asked where a stream is but is not connected to it."""
 
 
 @dataclass
 class Options:
-    """How the double behaves, and at which of its ticks it goes wrong. 0: never."""
+    """How the double behaves, and at which tick it goes wrong.
+
+    Ticks are those that clients ask for, counted from 1 at the start of the process; the client
+    library asks for one of its own when settings are applied in synchronous mode. 0: never.
+    """
 
     version: str = VERSION
     map_name: str = "Carla/Maps/Town04"
@@ -33,13 +42,13 @@ class Options:
     die_at: int = 0
     """The process is killed by SIGKILL when this tick is asked for."""
     hang_at: int = 0
-    """From this tick on nothing is answered, while connections stay open."""
+    """From this tick on nothing is answered, while connections stay open; 1 answers no tick."""
     lose_image_at: int = 0
     """This tick's images are not sent."""
     launch_at: int = 0
     """Every vehicle is thrown a metre into the air at this tick."""
     refuse_spawns: int = 0
-    """So many vehicles cannot be spawned, from the first on."""
+    """So many of the next vehicles find no room."""
 
 
 class Server:
@@ -51,13 +60,17 @@ class Server:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.world = World(options.map_name)
+        self.world.refuse_spawns = options.refuse_spawns
         self.ticks = 0
         self.counts: collections.Counter[str] = collections.Counter()
         self._listeners: dict[int, list[asyncio.StreamWriter]] = {}
+        self._subscribing = 0
+        self._nobody_comes = asyncio.Event()
+        self._nobody_comes.set()
         self._calls: Calls
 
     async def run(self, calls_socket: socket.socket) -> None:
-        """Serve for ever; the socket is bound already but not listening."""
+        """Serve for ever; the socket is bound already."""
         streams = await asyncio.start_server(self._serve_stream, "127.0.0.1", 0)
         port = streams.sockets[0].getsockname()[1]
         self._calls = Calls(self.world, self.options.version, port)
@@ -77,27 +90,22 @@ class Server:
             while data := await reader.read(2**16):
                 unpacker.feed(data)
                 for _, call_id, method, params in unpacker:
-                    writer.write(self._answer(call_id, method, params))
+                    if method in ("tick_cue", "apply_batch"):
+                        await self._subscribed()
+                    writer.write(self._answer(call_id, method, params[1:]))
                 await writer.drain()
         except ConnectionError:
             pass
         finally:
             writer.close()
 
-    def _answer(self, call_id: int, method: str, params: list[Any]) -> bytes:
-        """One call; the first parameter only says whether the client wants an answer."""
+    def _answer(self, call_id: int, method: str, arguments: list[Any]) -> bytes:
+        """One call without its first parameter, which says whether the client wants an answer."""
         self.counts[method] += 1
-        arguments = params[1:]
         try:
-            if method == "tick_cue":
-                return wire.reply(call_id, self._tick_cue())
             if method == "apply_batch":
                 return wire.plain(call_id, self._batch(*arguments))
-            if method == "double_counts":
-                return wire.reply(call_id, self._counted())
-            if method.startswith("spawn_actor"):
-                self._refuse(arguments[0])
-            call = self._calls.find(method)
+            call = self._own(method) or self._calls.find(method)
             if call is None:
                 self.counts["unknown: " + method] += 1
                 return wire.unknown(call_id, method)
@@ -105,13 +113,41 @@ class Server:
         except CallFailed as error:
             return wire.failure(call_id, str(error))
 
+    def _own(self, method: str) -> Callable[..., Any] | None:
+        """Calls that concern time, streams or the double itself, rather than the world."""
+        own = {
+            "tick_cue": self._tick_cue,
+            "get_sensor_token": self._token,
+            "double_counts": self._counted,
+            "double_options": self._change,
+        }
+        return own.get(method)
+
+    def _token(self, stream: int) -> list[bytes]:
+        self._expect(1)
+        return self._calls.on_get_sensor_token(stream)
+
+    async def _subscribed(self) -> None:
+        """Wait until whoever asked for a stream is connected to it.
+
+        The client connects in the background, so the first messages after `listen` would
+        otherwise come or not come by chance.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nobody_comes.wait(), SUBSCRIBING_S)
+        self._expect(-self._subscribing)
+
+    def _expect(self, more: int) -> None:
+        """So many more connections to streams are to come."""
+        self._subscribing = max(0, self._subscribing + more)
+        (self._nobody_comes.clear if self._subscribing else self._nobody_comes.set)()
+
     def _counted(self) -> dict[str, int]:
         return {**self.counts, "actors": len(self.world.actors), "ticks": self.ticks}
 
-    def _refuse(self, description: list[Any]) -> None:
-        if description[1].startswith("vehicle.") and self.options.refuse_spawns:
-            self.options.refuse_spawns -= 1
-            raise CallFailed("Spawn failed because of collision at spawn position")
+    def _change(self, changes: dict[str, Any]) -> None:
+        self.options = dataclasses.replace(self.options, **changes)
+        self.world.refuse_spawns = changes.get("refuse_spawns", self.world.refuse_spawns)
 
     def _batch(self, commands: list[Any], do_tick: bool) -> list[Any]:
         answers = self._calls.batch(commands)
@@ -179,6 +215,7 @@ class Server:
             (stream,) = struct.unpack("<I", await reader.readexactly(4))
             listeners = self._listeners.setdefault(stream, [])
             listeners.append(writer)
+            self._expect(-1)
             await reader.read()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass

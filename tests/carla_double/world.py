@@ -119,6 +119,8 @@ class World:
         self.settings = list(SETTINGS)
         self.weather = list(CLEAR)
         self.actors: dict[int, Actor] = {}
+        self.refuse_spawns = 0
+        """So many of the next vehicles find no room."""
         self._numbers = 0
         self._streams = 1
         self.spectator = self._add(described("spectator"), Pose([0.0, 0.0, 50.0]))
@@ -135,13 +137,11 @@ class World:
         return float(fixed[1]) if fixed[0] else FREE_RUN_DELTA_S
 
     def load(self, name: str, *, reset_settings: bool) -> None:
-        """Start a new episode on the named map, with nothing in it."""
-        full = next(
-            (known for known in MAPS if known.rsplit("/", 1)[1] == name.rsplit("/", 1)[-1]), None
-        )
-        if full is None:
+        """Start a new episode with nothing in it on the named map, or for no name on the same."""
+        short = (name or self.map_name).rsplit("/", 1)[-1]
+        if f"Carla/Maps/{short}" not in MAPS:
             raise CallFailed(f"map not found: {name}")
-        self.map_name = full
+        self.map_name = f"Carla/Maps/{short}"
         self.episode += 1
         self.seconds = 0.0
         self.actors.clear()
@@ -178,17 +178,24 @@ class World:
         if actor.type_id.startswith("sensor."):
             self._streams += 1
             actor.stream = self._streams
-        elif any(touch(actor, other) for other in self.vehicles() if other is not actor):
+        elif not self._has_room(actor):
             del self.actors[actor.number]
             raise CallFailed("Spawn failed because of collision at spawn position")
         return actor
 
+    def _has_room(self, actor: Actor) -> bool:
+        if actor.body and self.refuse_spawns:
+            self.refuse_spawns -= 1
+            return False
+        return not any(touch(actor, other) for other in self.vehicles() if other is not actor)
+
     def destroy(self, number: int) -> bool:
-        """Take an actor and what is fixed to it out of the world."""
+        """Take an actor out of the world; what was fixed to it stays behind where it was."""
         if number not in self.actors:
             raise CallFailed("unable to destroy actor: actor not found")
-        for child in [a.number for a in self.actors.values() if a.parent == number]:
-            self.destroy(child)
+        for child in self.actors.values():
+            if child.parent == number:
+                child.pose, child.parent = self.place(child), 0
         del self.actors[number]
         return True
 
