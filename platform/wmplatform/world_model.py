@@ -94,6 +94,7 @@ class WorldModel(nn.Module):
         heads: dict[str, Factory[Head]] | None = None,
         context_encoder: Factory[ContextEncoder] | None = None,
         balancer: Factory[LossBalancer] | None = None,
+        reads: dict[str, str] | None = None,
     ) -> None:
         """Assemble the parts.
 
@@ -105,6 +106,8 @@ class WorldModel(nn.Module):
             heads: scalar heads by name; the name is that of the loss.
             context_encoder: what stays the same over a segment.
             balancer: weighs the losses; without one they are summed.
+            reads: the view that the `decoder`, or a head by its name, reads instead of the one
+                that it declares.
 
         Raises:
             IncompatibleParts: a component cannot work with another one.
@@ -124,13 +127,23 @@ class WorldModel(nn.Module):
         context_specs = self.context_encoder.context_specs if self.context_encoder else None
         self._check_dynamics()
         self.decoder: Decoder | None = None
+        others = dict(reads or {})
         if decoder:
-            view = self.view_spec(_declared(decoder, "view", Decoder.view))
-            self.decoder = _build("decoder", decoder, view, observations, context_specs)
+            view = others.pop("decoder", "") or _declared(decoder, "view", Decoder.view)
+            read = self.view_spec(view)
+            self.decoder = _build("decoder", decoder, read, observations, context_specs)
+            self.decoder.view = view
             self._check_context(self.decoder)
         self.heads = nn.ModuleDict()
         for name, make in (heads or {}).items():
-            self.heads[name] = _build(f"head {name!r}", make, self._head_spec(make))
+            view = others.pop(name, "") or _declared(make, "view", Head.view)
+            self.heads[name] = _build(f"head {name!r}", make, self._head_spec(make, view))
+            self.head(name).view = view
+        if others:
+            raise IncompatibleParts(
+                f"WorldModel.reads names {', '.join(sorted(others))}, but the model has "
+                f"{', '.join(['decoder'] * (decoder is not None) + list(self.heads)) or 'no head'}",
+            )
         self.balancer = _build("balancer", balancer or PlainSum, self.loss_names)
         self.eval()
 
@@ -171,9 +184,8 @@ class WorldModel(nn.Module):
             )
         return self.dynamics.feature_spec(view)
 
-    def _head_spec(self, make: Factory[Head]) -> FeatureSpec:
-        """Spec of what a head reads."""
-        view = _declared(make, "view", Head.view)
+    def _head_spec(self, make: Factory[Head], view: str) -> FeatureSpec:
+        """Spec of what a head reads of a view."""
         spec = dict(self.encoder.embed_specs) if view == EMBEDS else self.view_spec(view)
         if _declared(make, "timing", Head.timing) != "transition":
             return spec
@@ -277,11 +289,11 @@ class WorldModel(nn.Module):
             metrics.update(bonus[1])
         for name, value in self._image_losses(observed, records, context).items():
             losses[name] = value
-        embeds = {name: x[:, known] for name, x in embeds.items()}
         for name in self.heads:
+            every = self.head(name).view == EMBEDS  # an encoder uses no record up
             with torch.set_grad_enabled(self.balancer.needed(name) and torch.is_grad_enabled()):
                 seen = self._head_features(self.head(name), observed, embeds)
-                losses[name] = self._head_loss(name, seen, records, metrics)
+                losses[name] = self._head_loss(name, seen, batch if every else records, metrics)
         return ModelLosses(losses, metrics, observed)
 
     def _intrinsic(
@@ -313,7 +325,7 @@ class WorldModel(nn.Module):
         }
 
     def _head_features(self, head: Head, observed: Observed, embeds: dict[str, Tensor]) -> Features:
-        """What a head reads of each record, `[B, T', ...]`."""
+        """What a head reads of each record, `[B, T', ...]`; all T of the embeddings."""
         features: Features = dict(embeds)
         if head.view != EMBEDS:
             features = self.dynamics.features(observed.states, head.view)

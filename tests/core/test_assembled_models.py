@@ -113,6 +113,31 @@ def test_a_transition_is_paired_with_the_action_between_and_never_across_episode
     assert model.losses(batch).losses["inverse"].item() > 0.1
 
 
+def test_a_head_of_embeddings_sees_a_record_that_the_dynamics_uses_up() -> None:
+    model, batch = branches.build().world_model, records()
+    batch["is_first"][:, 1:] = False
+    before = model.losses(batch)
+    assert before.observed.records == slice(1, None)
+    batch["action"][:, 1] += 1.0  # led from record 0, which has no state, into record 1
+    after = model.losses(batch)
+    assert not torch.equal(before.losses["inverse"], after.losses["inverse"])
+
+
+def test_heads_and_decoder_read_the_views_that_the_model_names() -> None:
+    plain = branches.build().world_model
+    assert plain.head("reward").mlp.trunk[0][0].in_features == 14
+    other = branches.build(reads={"reward": "policy"}).world_model
+    assert other.head("reward").mlp.trunk[0][0].in_features == 7
+    assert torch.isfinite(other.losses(records()).losses["reward"])
+    with pytest.raises(IncompatibleParts, match="no view 'decode_all'"):
+        branches.build(reads={"decoder": "decode_all"})
+
+
+def test_a_view_for_a_part_that_is_not_there_is_refused() -> None:
+    with pytest.raises(IncompatibleParts, match="names continue, but the model has decoder"):
+        branches.build(reads={"continue": "policy"})
+
+
 def test_the_laws_of_heads_hold_for_transitions() -> None:
     assert contracts.check("heads", branches.InverseDynamics).violations == []
 

@@ -29,7 +29,7 @@ class Decoder(nn.Module, ABC):
     """
 
     view: str = "decode"
-    """The view of the latent that is decoded."""
+    """The view of the latent that is decoded, unless `WorldModel.reads` names another one."""
     keys: tuple[str, ...] = ("pixels",)
     """Observation keys that are reconstructed."""
     context: Literal["refused", "optional", "required"] = "refused"

@@ -29,8 +29,9 @@ class Head(nn.Module, ABC):
     """
 
     view: str = "reward"
-    """The view of the latent that is read. `embeds` is what the encoder gives, all of it by name;
-    a head that reads it trains the encoder, and cannot predict in imagination."""
+    """The view of the latent that is read, unless `WorldModel.reads` names another one. `embeds` is
+    what the encoder gives, all of it by name and of every record, those that the dynamics uses up
+    too; a head that reads it trains the encoder, and cannot predict in imagination."""
     timing: Literal["arrival", "departure", "transition"] = "arrival"
     """`arrival`: the state of record t predicts the scalar of record t. `departure`: the state of
     record t predicts the scalar of record t + 1. `transition`: `before` (the view of record t),
