@@ -22,10 +22,11 @@ _COMMANDS = {
     6: "set_actor_transform",
     8: "set_actor_target_velocity",
     9: "set_actor_target_angular_velocity",
+    10: "add_actor_impulse",
     14: "set_actor_simulate_physics",
+    15: "set_actor_enable_gravity",
     16: "set_actor_autopilot",
     18: "set_vehicle_light_state",
-    19: "set_actor_location",
 }
 """What each kind of command in a batch amounts to, by its number."""
 
@@ -143,6 +144,12 @@ class Calls:
     def on_set_actor_target_angular_velocity(self, number: int, velocity: list[float]) -> None:
         self.world.find(number).turning = list(velocity)
 
+    def on_add_actor_impulse(self, number: int, impulse: list[float]) -> None:
+        actor = self.world.find(number)
+        if actor.body:
+            pairs = zip(actor.velocity, impulse, strict=True)
+            actor.velocity = [v + part / actor.body.mass_kg for v, part in pairs]
+
     def on_set_actor_simulate_physics(self, number: int, enabled: bool) -> None:
         self.world.find(number).physics = enabled
 
@@ -153,6 +160,9 @@ class Calls:
 
     def on_get_actor_bounding_box(self, number: int) -> list[Any]:
         return self.world.find(number).box
+
+    def on_get_vehicle_light_state(self, number: int) -> list[int]:
+        return [0]
 
     def on_get_vehicle_light_states(self) -> list[list[int]]:
         return [[actor.number, 0] for actor in self.world.vehicles()]

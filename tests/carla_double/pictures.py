@@ -2,7 +2,7 @@
 
 Colours are red, green, blue from 0 to 1 here. What the weather does: the sun's height sets
 brightness and warmth, clouds grey the sky, wetness darkens the road and lets it mirror the sky,
-rain sprinkles light dots, fog hides what is far. The picture depends on the state only, not on time.
+rain sprinkles light dots, fog hides what is far. A picture depends on the state only, not on time.
 
 Shape letters: H W image, N pixels that see the ground.
 """
