@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it: `--help` and `list` never i
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -16,6 +17,9 @@ from wmplatform import __version__
 from wmplatform.errors import ExitCode, PlatformError
 
 __all__ = ["main"]
+
+_SERVER = "server of "
+"""Prefix of what the parser keeps an environment's address under."""
 
 _EPILOG = """\
 exit codes:
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of the process by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    parser = _parser(_environments() if words[:1] == ["doctor"] else ())
     if not words:
         parser.print_help()
         return ExitCode.BAD_INPUT
@@ -64,7 +68,14 @@ def _message(error: PlatformError) -> str:
     return str(without_gin(error))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _environments() -> list[str]:
+    """Names of the installed environments; none is imported."""
+    from wmplatform.registry import components
+
+    return [component.name for component in components("envs")]
+
+
+def _parser(environments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wmplatform",
         description="A plug-in research platform for visual world models.",
@@ -78,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_describe(commands)
     _add_check(commands)
-    _add_doctor(commands)
+    _add_doctor(commands, environments)
     _add_evaluate(commands)
     _add_analyse(commands)
     return parser
@@ -153,11 +164,20 @@ def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=_check)
 
 
-def _add_doctor(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_doctor(
+    commands: "_Commands[argparse.ArgumentParser]", environments: Sequence[str]
+) -> None:
     text = "look for what is missing on this machine, and say what mends it"
-    parser = commands.add_parser("doctor", help=text, description=text)
+    more = (
+        "; --NAME HOST:PORT looks at the server of the environment NAME as well, "
+        "e.g. --carla localhost:2000"
+    )
+    parser = commands.add_parser("doctor", help=text, description=text + more)
     parser.add_argument("--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="runs")
     _add_json(parser)
+    for name in environments:
+        with contextlib.suppress(argparse.ArgumentError):  # one that is named like a flag above
+            parser.add_argument(f"--{name}", dest=_SERVER + name, help=argparse.SUPPRESS)
     parser.set_defaults(command=_doctor)
 
 
@@ -319,7 +339,12 @@ def _check(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from wmplatform.commands import doctor
 
-    return doctor(options.run_dir, as_json=options.json)
+    given = {
+        name.removeprefix(_SERVER): address
+        for name, address in vars(options).items()
+        if name.startswith(_SERVER) and address is not None
+    }
+    return doctor(options.run_dir, servers=given, as_json=options.json)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ This file imports no torch; some commands do.
 import ast
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -135,18 +135,19 @@ def check(group: str, name: str | None, bindings: Sequence[str]) -> int:
     return ExitCode.OK if report.ok else ExitCode.FAILED
 
 
-def doctor(folder: Path, *, as_json: bool = False) -> int:
+def doctor(folder: Path, *, servers: Mapping[str, str] | None = None, as_json: bool = False) -> int:
     """Examine this machine, print each finding and, for what is broken, its fix.
 
     Args:
         folder: where runs will be written.
+        servers: addresses of simulators' servers by the names of their environments.
         as_json: print a JSON list at the end instead of lines.
     """
     from wmplatform.doctor import examine
 
     console = Console()
     found = []
-    for diagnosis in examine(folder):
+    for diagnosis in examine(folder, servers):
         found.append(diagnosis)
         if as_json:
             continue

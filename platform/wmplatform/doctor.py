@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,11 +18,12 @@ __all__ = ["examine"]
 _LITTLE_DISK_GB = 5
 
 
-def examine(folder: Path) -> Iterator[Diagnosis]:
+def examine(folder: Path, servers: Mapping[str, str] | None = None) -> Iterator[Diagnosis]:
     """Look at everything, cheapest first; each finding comes when it is known.
 
     Args:
         folder: where runs will be written.
+        servers: addresses of simulators' servers by the names of their environments.
     """
     yield _python()
     yield from _requirements()
@@ -31,7 +32,7 @@ def examine(folder: Path) -> Iterator[Diagnosis]:
     yield from _optional()
     yield from _plugins()
     for component in components("envs"):
-        yield from _environment(component)
+        yield from _environment(component, (servers or {}).get(component.name))
 
 
 def _python() -> Diagnosis:
@@ -126,9 +127,12 @@ def _plugin(component: Component) -> Diagnosis | None:
     return None
 
 
-def _environment(component: Component) -> Iterator[Diagnosis]:
-    """Ask an adapter, built with its defaults, to try what it needs of the machine."""
-    if component.missing():
+def _environment(component: Component, server: str | None) -> Iterator[Diagnosis]:
+    """Ask an adapter, built with its defaults, to try what it needs: the machine, a server."""
+    if absent := component.missing():
+        if server is not None:
+            what = f"{' and '.join(absent)} not installed"
+            yield Diagnosis(f"{component.selector} server", False, what, component.install_hint())
         return
     try:
         adapter = component.load()()
@@ -142,3 +146,5 @@ def _environment(component: Component) -> Iterator[Diagnosis]:
         yield Diagnosis(f"{component.selector} environment", False, error.what, error.hint)
         return
     yield from adapter.diagnose()
+    if server is not None:
+        yield from adapter.diagnose_server(server)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wmplatform import doctor
+from wmplatform import cli, doctor
 from wmplatform.checkpoint import Checkpoints
 from wmplatform.cli import main
 from wmplatform.errors import ExitCode
@@ -269,3 +269,43 @@ def test_doctor_prints_the_fix_of_what_is_broken(
         assert "BAD" not in said
         assert "envs: square" in said
         assert said.endswith("nothing is missing\n")
+
+
+class ServedSquare(MovingSquare):
+    """An adapter whose simulator is a server."""
+
+    @classmethod
+    def diagnose_server(cls, address: str) -> list[Diagnosis]:
+        """Report a version."""
+        return [Diagnosis(f"square at {address}", address != "off:1", "version 4", "switch it on")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "code", "said"),
+    [
+        (ServedSquare, "here:1", 0, "ok  square at here:1: version 4"),
+        (ServedSquare, "off:1", 4, "fix  switch it on"),
+        (MovingSquare, "here:1", 4, "BAD server here:1: MovingSquare uses none"),
+    ],
+)
+def test_doctor_looks_at_the_server_it_is_told(
+    kind: type[MovingSquare],
+    address: str,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    square = Component("envs", "square", f"{__name__}:{kind.__name__}", "square-wm", "1.0")
+    monkeypatch.setattr(doctor, "components", lambda *_: [square])
+    monkeypatch.setattr(cli, "_environments", lambda: ["square"])
+    assert main(["doctor", "--square", address]) == code
+    assert said in capsys.readouterr().out
+
+
+def test_doctor_refuses_an_address_for_what_is_no_environment(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--cnn", "here:1"])
+    assert "unrecognized arguments: --cnn here:1" in capsys.readouterr().err

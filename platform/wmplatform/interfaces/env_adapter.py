@@ -125,3 +125,15 @@ class EnvAdapter(ABC):
         May start the simulator and render. The default has nothing to report.
         """
         return []
+
+    @classmethod
+    def diagnose_server(cls, address: str) -> list[Diagnosis]:
+        """Look at a simulator's server, for `wmplatform doctor --NAME HOST:PORT`; never raises.
+
+        NAME is the component's. Changes nothing on the server. The default knows of no servers.
+
+        Args:
+            address: as given, not yet checked.
+        """
+        fix = "leave the address out"
+        return [Diagnosis(f"server {address}", False, f"{cls.__name__} uses none", fix)]
