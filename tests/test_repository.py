@@ -39,6 +39,7 @@ TORCH_FREE = (
     "wmplatform.errors",
     "wmplatform.interfaces.env_adapter",
     "wmplatform.registry",
+    "wmplugins.carla",
     "wmplugins.dmcontrol",
     "wmplugins.gym",
     "wmplugins.metaworld",
