@@ -17,8 +17,8 @@ from wmplatform.types import EnvSpec
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 FILES = sorted([*FOLDER.glob("*.gin"), *FOLDER.glob("ablations/*.gin")])
-SAME = re.compile(r"_pretrain_(?!ssv2|concat)")
-"""Pre-training on other data differs in nothing that an update could notice."""
+SAME = re.compile(r"_pretrain_(?!ssv2|concat)|_dmcr_(hopper|unseen)")
+"""Other videos, and other draws of looks, differ in nothing that an update could notice."""
 RUN = [file for file in FILES if not SAME.search(file.stem)]
 SHORT = "Segments.length = 8"
 """Operators are dispatched one by one, so time is cut; the batch is not."""
