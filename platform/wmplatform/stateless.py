@@ -49,7 +49,7 @@ class Stateless(LatentDynamics):
             state[name].reshape(*state[name].shape[: state[name].dim() - len(spec.shape)], -1)
             for name, spec in self._embeds.items()
         ]
-        return torch.cat(parts, -1).float()
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).float()
 
     def initial(self, batch: int, device: torch.device | str = "cpu") -> Carry:
         """Return an empty carry."""

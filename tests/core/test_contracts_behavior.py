@@ -25,8 +25,9 @@ actions = st.builds(ActionSpec, st.integers(2, 4), st.sampled_from(["continuous"
 
 
 def build(subject: Subject, action: ActionSpec, seed: int) -> Agent:
+    memory = subject.wiring["data"] != "transitions"
     with seeded(seed):
-        return shake(reference.make_agent(subject.make, action), seed)
+        return shake(reference.make_agent(subject.make, action, memory=memory), seed)
 
 
 @every_behavior

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wmplatform.images import to_centred
 from wmplatform.types import ArraySpec
-from wmplugins.contextwm.augmentations import Erasing, Flip, ResizedCrop, Shift, erased_size
+from wmplugins.contextwm.augmentations import Erasing, Flip, ResizedCrop, erased_size
 from wmplugins.contextwm.context import ResNetContext, frame_index
 from wmplugins.dreamer.encoders import ResNetEncoder
 
@@ -223,23 +223,6 @@ def ramp(count: int = 64) -> Tensor:
     )
 
 
-def test_shifts_move_by_whole_pixels_and_repeat_the_border() -> None:
-    frames, pad = ramp(), 3
-    out = Shift(pad=pad)(frames)
-    line, moves = frames[0, 0, 0].numpy(), set()
-    for image in out.numpy():
-        across = [k for k in range(-pad, pad + 1) if np.array_equal(image[0, 0], line[_at(k)])]
-        down = [k for k in range(-pad, pad + 1) if np.array_equal(image[1, :, 0], line[_at(k)])]
-        assert (image[0] == image[0, :1]).all()
-        moves.add((across[0], down[0]))
-    assert {x for x, _ in moves} == {y for _, y in moves} == set(range(-pad, pad + 1))
-    assert len(moves) > 20
-
-
-def _at(move: int) -> np.ndarray:
-    return np.clip(np.arange(SIZE) + move, 0, SIZE - 1)
-
-
 def test_flips_mirror_half_of_the_frames() -> None:
     frames = ramp(400)
     out = Flip()(frames)
@@ -262,7 +245,7 @@ def test_crops_are_parts_of_the_frame_at_full_size() -> None:
     assert_allclose(whole(frames), frames, atol=1e-5)
 
 
-MAKERS: list[Callable[[], torch.nn.Module]] = [Erasing, Shift, Flip, ResizedCrop]
+MAKERS: list[Callable[[], torch.nn.Module]] = [Erasing, Flip, ResizedCrop]
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -8,6 +8,7 @@ Shape letters: B batch, T time, N rows, E embedding, S stochastic, D determinist
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from tensordict import TensorDict
@@ -253,20 +254,26 @@ class _PlainExplorer(Explorer):
         del views
 
 
-def make_world_model(spec: EnvSpec) -> WorldModel:
-    """A world model of the parts above, with heads `reward` and `continue`."""
+def make_world_model(spec: EnvSpec, *, memory: bool = True) -> WorldModel:
+    """A world model of the parts above, with heads `reward` and `continue`.
+
+    Without memory its state is the embedding, as behaviors that learn from transitions need it.
+    """
     return WorldModel(
         spec,
         encoder=LinearEncoder,
-        dynamics=RecurrentDynamics,
+        dynamics=RecurrentDynamics if memory else None,
         heads={"reward": LinearRewardHead, "continue": LinearContinueHead},
     )
 
 
-def make_agent(behavior: Factory[Behavior], action: ActionSpec) -> Agent:
+def make_agent(behavior: Factory[Behavior], action: ActionSpec, *, memory: bool = True) -> Agent:
     """An agent of the parts above and this behavior."""
     return Agent(
-        env_spec(action), world_model=make_world_model, behavior=behavior, explorer=_PlainExplorer
+        env_spec(action),
+        world_model=partial(make_world_model, memory=memory),
+        behavior=behavior,
+        explorer=_PlainExplorer,
     )
 
 

@@ -201,8 +201,14 @@ def _behaviors(make: _Maker, wiring: Wiring, options: Options) -> Report:
     from wmplatform.contracts.behavior import check_behavior
 
     transitions = wiring["data"] == "transitions"
-    draw = reference.draw_transitions if transitions else reference.draw_records
-    return _each_action(make, wiring, partial(check_behavior, make, draw_batch=draw, **options))
+    run = partial(
+        check_behavior,
+        make,
+        make_agent=partial(reference.make_agent, memory=not transitions),
+        draw_batch=reference.draw_transitions if transitions else reference.draw_records,
+        **options,
+    )
+    return _each_action(make, wiring, run)
 
 
 def _balancers(make: _Maker, wiring: Wiring, options: Options) -> Report:

@@ -6,13 +6,13 @@ Shape letters: N frames, C H W image. All act on centred floats, each frame by i
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional as F
 
 from wmplatform.interfaces import Augmentation
 
-__all__ = ["Erasing", "Flip", "ResizedCrop", "Shift"]
+__all__ = ["Erasing", "Flip", "ResizedCrop"]
 
 _Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 
@@ -78,25 +78,6 @@ def _between(start_N: Tensor, size_N: Tensor, length: int) -> Tensor:
     """Positions within `[start, start + size)`, bool `[N, length]`."""
     place = torch.arange(length, device=start_N.device)
     return (place >= start_N[:, None]) & (place < (start_N + size_N)[:, None])
-
-
-class Shift(Augmentation):
-    """Move a frame by up to `pad` pixels each way; the border is repeated."""
-
-    def __init__(self, *, pad: Annotated[int, Ge(1)] = 8) -> None:
-        super().__init__()
-        self.pad = pad
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Shift `[N, C, H, W]` by whole pixels."""
-        count, _, height, width = images.shape
-        padded = F.pad(images, (self.pad,) * 4, mode="replicate")
-        moves = torch.randint(0, 2 * self.pad + 1, (2, count), device=images.device)
-        rows = moves[0][:, None] + torch.arange(height, device=images.device)
-        columns = moves[1][:, None] + torch.arange(width, device=images.device)
-        frame = torch.arange(count, device=images.device)[:, None, None]
-        taken = padded.movedim(1, -1)[frame, rows[:, :, None], columns[:, None, :]]
-        return taken.movedim(-1, 1).contiguous()
 
 
 class Flip(Augmentation):
