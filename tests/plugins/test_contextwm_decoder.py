@@ -1,5 +1,6 @@
 """Decoders that read a context, against float64 NumPy, published numbers and sizes."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wmplatform.training.learner import BadGroups, Learner
+from wmplatform.training.optim import Adam
 from wmplatform.types import ArraySpec
 from wmplugins.contextwm.decoder import SCALES, ConcatContextDecoder, ContextDecoder, CrossAttention
 from wmplugins.dreamer.decoders import ResNetDecoder
 
 from . import video_reference as ref
 from .dreamer_reference import f64
+from .tiny_contextwm import PREFIXES, contextwm_agent
 
 FEATURES = ArraySpec((12,))
 PIXELS = {"pixels": ArraySpec((3, 64, 64), "uint8")}
@@ -232,6 +236,20 @@ def test_the_mask_warms_up(calls: int, expected: list[int]) -> None:
     assert kept(made) == expected
     assert int(made.calls) == calls + 1
     assert kept(decoder(mask_warmup=1000).eval()) == []  # all tokens, so none is drawn
+
+
+def capturing_learner(**settings: Any) -> Learner:
+    parts = {"decoder": partial(ContextDecoder, depth=2, heads=2, **settings)}
+    optimizers = dict.fromkeys(PREFIXES, partial(Adam, lr=1e-3))
+    agent = contextwm_agent(model=parts)
+    return Learner(agent, groups=PREFIXES, optimizers=optimizers, capture=True)
+
+
+def test_a_decoder_that_counts_its_calls_is_not_captured() -> None:
+    assert capturing_learner()
+    with pytest.raises(BadGroups, match="ContextDecoder has a schedule") as refused:
+        capturing_learner(mask_warmup=10)
+    assert refused.value.where == ["world_model.decoder, with Learner.capture = True"]
 
 
 def test_without_a_token_the_context_is_not_read() -> None:

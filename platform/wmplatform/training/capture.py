@@ -7,6 +7,7 @@ learning rates are tensors that are filled before each replay.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from tensordict import TensorDict
@@ -15,10 +16,24 @@ from torch import Tensor
 from wmplatform.interfaces.behavior import Phase, Update
 from wmplatform.types import Batch, Metrics
 
-__all__ = ["CapturedPlan"]
+__all__ = ["Capturable", "CapturedPlan"]
 
 _EAGER_UPDATES = 3
 """Updates before the capture: lazy initialisations of libraries must not be recorded."""
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """A part that says whether it can run from a CUDA graph. One that says nothing can.
+
+    A graph replays the numbers that the host had when it was recorded, so a part is not capturable
+    where its arithmetic depends on a clock or a counter that is read on the host.
+    """
+
+    @property
+    def capturable(self) -> bool:
+        """Whether no number in a training pass changes with a clock."""
+        ...
 
 
 class CapturedPlan:

@@ -19,7 +19,7 @@ from wmplatform.interfaces.behavior import Objective, Phase, Update
 from wmplatform.interfaces.optimizer import Optimizer
 from wmplatform.interfaces.request import Request
 from wmplatform.replay import Segments
-from wmplatform.training.capture import CapturedPlan
+from wmplatform.training.capture import Capturable, CapturedPlan
 from wmplatform.training.processes import GradientExchange
 from wmplatform.types import Batch, Metrics
 from wmplatform.world_model import IncompatibleParts
@@ -69,7 +69,8 @@ class Learner:
             capture: run updates from CUDA graphs; on other devices they stay eager.
 
         Raises:
-            BadGroups: a trainable parameter is in no group or in two.
+            BadGroups: a trainable parameter is in no group or in two, or `capture` is asked for and
+                a part cannot be captured.
             IncompatibleParts: batches stack another number of frames than the agent.
         """
         if precision == "auto":
@@ -111,30 +112,32 @@ class Learner:
             if buffer is not None
         ]
         self._captured: CapturedPlan | None = None
-        if capture and device.type == "cuda":
-            self._capture_plan(device)
+        if capture:
+            self._refuse_what_a_graph_freezes()
+            if device.type == "cuda":
+                self._captured = CapturedPlan(self.plan, self._run, device)
         for path in compile_parts:
             agent.get_submodule(path).compile(dynamic=False)
 
-    def _capture_plan(self, device: torch.device) -> None:
-        """Run from CUDA graphs from now on.
+    def _refuse_what_a_graph_freezes(self) -> None:
+        """Check that updates could run from CUDA graphs, on any device.
 
         Raises:
-            BadGroups: a number of the plan changes with a clock, which a graph would freeze, or
-                other processes take part.
+            BadGroups: a part counts on the host, which a graph would freeze, or other processes
+                take part.
         """
         if self._exchange:
             raise BadGroups(
                 "updates of several processes cannot run from CUDA graphs",
                 hint="set Learner.capture = False",
             )
-        behavior = self.agent.behavior
-        if behavior is not None and not behavior.capturable:
-            raise BadGroups(
-                f"{type(behavior).__name__} has a schedule, which a CUDA graph would freeze",
-                hint="set Learner.capture = False, or make the schedule a constant",
-            )
-        self._captured = CapturedPlan(self.plan, self._run, device)
+        for name, part in self.agent.named_modules():
+            if isinstance(part, Capturable) and not part.capturable:
+                raise BadGroups(
+                    f"{type(part).__name__} has a schedule, which a CUDA graph would freeze",
+                    where=f"{name}, with Learner.capture = True",
+                    hint="set Learner.capture = False, or make the schedule a constant",
+                )
 
     def update(self, batch: Batch, agent_steps: int = 0) -> Metrics:
         """Run the plan once.

@@ -231,13 +231,19 @@ class ContextDecoder(_ContextResNetDecoder):
     def share_kept(self) -> float:
         """Share of the tokens that a frame may look at now.
 
-        With a warm-up this reads the call counter, and so waits for the device.
+        With a warm-up this reads the call counter, and so waits for the device: such a decoder is
+        not `capturable`.
         """
         if not self.training and not self.mask_in_eval:
             return 1.0
         if self.mask_warmup:
             return self.keep * min(1.0, int(self.calls) / self.mask_warmup)
         return self.keep
+
+    @property
+    def capturable(self) -> bool:
+        """Not with a warm-up, whose call counter decides on the host how many tokens are kept."""
+        return self.mask_warmup == 0
 
     def image_with(self, f_NF: Tensor, context: Context) -> Tensor:
         """Decode `[N, F]` to `[N, C, H, W]`."""
