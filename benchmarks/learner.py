@@ -36,10 +36,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wmplatform import assembly
 from wmplatform.config import Config, load
-from wmplatform.replay import Segments
+from wmplatform.interfaces import Request
+from wmplatform.records import record_columns
+from wmplatform.replay import Replay, Segments
+from wmplatform.training.host_memory import keep_freed_memory
 from wmplatform.training.launch import choose_device
 from wmplatform.training.learner import Learner
-from wmplatform.types import EnvSpec
+from wmplatform.types import ArraySpec, EnvSpec
 
 STAGES = ("forward", "backward", "optimizer", "after")
 
@@ -147,7 +150,7 @@ def _with(phase: Any, stages: Stages) -> Any:
     return type(phase)(phase.name, stages.timed("forward", phase.compute), after)
 
 
-def request_of(config: Config, learner: Learner) -> Any:
+def request_of(config: Config, learner: Learner) -> Request:
     """What an update takes from replay; from videos, segments without actions and rewards."""
     if assembly.root_of(config) != assembly.VIDEOS:
         return learner.data
@@ -155,40 +158,34 @@ def request_of(config: Config, learner: Learner) -> Any:
     return Segments(**sizes)
 
 
-def synthetic(spec: EnvSpec, request: Any, device: torch.device) -> TensorDict:
-    """Random records in the shape that `request` asks replay for; clips where nobody acts."""
-    segments = isinstance(request, Segments)
-    lead = (request.batch, request.length) if segments else (request.batch,)
-    stack = 1 if segments else request.stack
+def synthetic(spec: EnvSpec, request: Request, device: torch.device) -> TensorDict:
+    """What `request` draws from episodes of random records; of clips where nobody acts."""
+    count = request.records + request.stack
+    episodes = [_episode(spec, count) for _ in range(4)]
+    replay = Replay(spec, capacity=max(4 * count, 1 + (spec.time_limit or 0)))
+    for episode in episodes:
+        replay.extend(episode)
+    batch = request.sample(replay)
+    batch = batch if spec.action.size else batch.select(*spec.observations, "is_first")
+    return batch.to(device)
 
-    def observations() -> dict[str, torch.Tensor]:
-        return {
-            key: _random(lead, value, stack, device) for key, value in spec.observations.items()
-        }
 
-    first = torch.zeros(lead, dtype=torch.bool, device=device)
-    if segments:
-        first[:, 0] = True
-    if not spec.action.size:
-        return TensorDict({**observations(), "is_first": first}, batch_size=lead, device=device)
-    action = torch.rand(*lead, spec.action.size, device=device) * 2 - 1
+def _episode(spec: EnvSpec, count: int) -> TensorDict:
+    columns = {key: _random(count, array) for key, array in record_columns(spec).items()}
+    first = torch.arange(count) == 0
+    action = torch.rand(count, spec.action.size) * 2 - 1
     if spec.action.kind == "discrete":
         action = torch.nn.functional.one_hot(action.argmax(-1), spec.action.size).float()
-    columns: dict[str, Any] = {**observations(), "action": action}
-    columns["reward"] = torch.rand(lead, device=device)
-    if not segments:
-        columns |= {"discount": torch.full(lead, 0.97, device=device), "next": observations()}
-        return TensorDict(columns, batch_size=lead, device=device)
-    columns |= {name: torch.zeros_like(first) for name in ("is_last", "is_terminal")}
-    columns["is_first"] = first
-    return TensorDict(columns, batch_size=lead, device=device)
+    columns |= {"action": action * ~first[:, None], "is_first": first, "is_last": first.flip(0)}
+    columns["is_terminal"] = torch.zeros_like(first)
+    columns["stream"] = torch.zeros(count, dtype=torch.int64)
+    return TensorDict(columns, batch_size=[count])
 
 
-def _random(lead: tuple[int, ...], array: Any, stack: int, device: torch.device) -> torch.Tensor:
-    if array.dtype != "uint8":
-        return torch.randn(*lead, *array.shape, device=device)
-    shape = (*lead, stack * array.shape[0], *array.shape[1:])
-    return torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+def _random(count: int, array: ArraySpec) -> torch.Tensor:
+    if array.dtype == "uint8":
+        return torch.randint(0, 256, (count, *array.shape), dtype=torch.uint8)
+    return torch.rand(count, *array.shape).to(getattr(torch, array.dtype))
 
 
 def now(device: torch.device) -> float:
@@ -324,17 +321,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as `wmplatform run` does
     torch.manual_seed(0)
     files = options.gin or [default]
     config = load(files, options.bind)
     spec = assembly.build_spec(config)
     device = torch.device("cpu" if options.count else choose_device(options.device))
-    with FakeTensorMode() if options.count else nullcontext():
+    fake = FakeTensorMode() if options.count else nullcontext()
+    with fake:
         agent = assembly.build_agent(config, spec)
         if not options.count:  # fake modules cannot be moved
             agent = agent.to(device)
         learner: Learner = assembly.build_part(config, "learner", agent)
-        batch = synthetic(spec, request_of(config, learner), device)
+    batch = synthetic(spec, request_of(config, learner), device)
+    with fake:
+        if options.count:
+            batch = batch.apply(fake.from_tensor)
         found: Counts = (
             counts_of(learner, batch)
             if options.count

@@ -11,6 +11,7 @@ from wmplatform.config import Config
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.registry import provenance
 from wmplatform.run_folder import RunFolder
+from wmplatform.training.host_memory import keep_freed_memory
 from wmplatform.training.processes import Processes, joined
 
 __all__ = ["NoSuchDevice", "OneProcessOnly", "choose_device", "launch"]
@@ -72,6 +73,7 @@ def launch(
     Raises:
         PlatformError: as the parts say.
     """
+    keep_freed_memory()
     with joined(device) as (processes, own_device):
         chosen = choose_device(own_device)
         config.activate()
