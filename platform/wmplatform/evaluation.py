@@ -6,9 +6,9 @@ same afterwards. Shape letters: B clips, T time.
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wmplatform.agent import Agent
+from wmplatform.collect.faults import FaultReport, describe_error, mendable, refuse_unfit
 from wmplatform.errors import PlatformError
 from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.logging import RunLogger
@@ -39,6 +40,12 @@ _REDUCTIONS: dict[str, Callable[[list[float]], float]] = {
     "mean": lambda values: sum(values) / len(values),
     "last": lambda values: values[-1],
 }
+
+
+PutUpWith: TypeAlias = Callable[[FaultReport], None]
+"""Is told of a fault; raises where it was one too many."""
+
+_TRIES = 2
 
 
 class EvaluationFailed(PlatformError):
@@ -79,17 +86,21 @@ class EvaluationResult:
     """All episodes of one evaluation."""
 
     episodes: list[Episode]
+    failed: int = 0
+    """Episodes that the environment could not finish, also at a second try."""
 
     def metrics(self) -> dict[str, float]:
         """Average over episodes: return, length and signals, and the return's spread."""
+        missing = {"eval/failed_episodes": float(self.failed)} if self.failed else {}
         if not self.episodes:
-            return {}
+            return missing
         returns = [episode.return_ for episode in self.episodes]
         found = {
             "eval/return": float(np.mean(returns)),
             "eval/return_std": float(np.std(returns)),
             "eval/length": float(np.mean([episode.length for episode in self.episodes])),
             "eval/episodes": float(len(self.episodes)),
+            **missing,
         }
         for name in self.episodes[0].signals:
             values = [episode.signals[name] for episode in self.episodes]
@@ -161,9 +172,16 @@ class Evaluation:
         self.prediction_records, self.observed_records = prediction_records, observed_records
         self.prediction_clips, self.longest_episode = prediction_clips, longest_episode
         self._env: gymnasium.Env[Any, Any] | None = None
+        self._made = False
 
     def run(
-        self, adapter: EnvAdapter, agent: Agent, seed: int, counters: Mapping[str, int]
+        self,
+        adapter: EnvAdapter,
+        agent: Agent,
+        seed: int,
+        counters: Mapping[str, int],
+        *,
+        put_up_with: PutUpWith | None = None,
     ) -> EvaluationResult:
         """Play `episodes` episodes.
 
@@ -172,28 +190,26 @@ class Evaluation:
             agent: acts in eval mode; left as it was.
             seed: of the run; the episodes' seeds come from it and from nothing else.
             counters: `agent_steps` is the explorer's clock.
+            put_up_with: is told when an environment failed in such a way that another one may do
+                better, and may raise. Then the episode is played again, once; if that fails too, it
+                is left out. Unless given, any error ends the evaluation.
 
         Raises:
             EvaluationFailed: the environment raised an error; it is closed.
-            PlatformError: as the environment says; it is closed.
+            PlatformError: as the environment or `put_up_with` says; the environment is closed.
         """
         result = EvaluationResult([])
         with own_randomness(_seed_of(seed, 0)), eval_mode(agent):
-            if self._env is None:
-                self._env = adapter.make(_seed_of(seed, 0))
+            play = _Play(adapter, agent, counters.get("agent_steps", 0), self.longest_episode)
             for index in range(self.episodes):
-                play = _Play(adapter, agent, counters.get("agent_steps", 0), self.longest_episode)
-                episode = Episode(_seed_of(seed, index))
-                try:
-                    play.episode(self._env, episode, record=index < self.video_episodes)
-                except Exception as error:
-                    self.close()
-                    if isinstance(error, PlatformError):
-                        raise
-                    raise EvaluationFailed(
-                        adapter.name, episode.seed, episode.length, error
-                    ) from error
-                result.episodes.append(episode)
+                record = index < self.video_episodes
+                for _ in range(_TRIES):
+                    episode = Episode(_seed_of(seed, index))
+                    if self._attempt(play, episode, put_up_with, record=record):
+                        result.episodes.append(episode)
+                        break
+                else:
+                    result.failed += 1
         return result
 
     def report(
@@ -220,6 +236,28 @@ class Evaluation:
         env, self._env = self._env, None
         if env is not None:
             env.close()
+
+    def _attempt(
+        self, play: "_Play", episode: Episode, put_up_with: PutUpWith | None, *, record: bool
+    ) -> bool:
+        """Play an episode; False where its environment failed, and that was put up with."""
+        name = play.adapter.name
+        try:
+            if self._env is None:
+                self._env = play.adapter.make(episode.seed)
+                self._made = True
+            play.episode(self._env, episode, record=record)
+        except Exception as error:
+            with suppress(Exception):  # what is broken may not even close
+                self.close()
+            if put_up_with is not None and mendable(error, made=self._made):
+                what = describe_error(error)
+                put_up_with(FaultReport(name, "evaluation", episode.seed, episode.length, what))
+                return False
+            if isinstance(error, PlatformError):
+                raise
+            raise EvaluationFailed(name, episode.seed, episode.length, error) from error
+        return True
 
     def _report_prediction(
         self,
@@ -252,6 +290,7 @@ class _Play:
         """Play to the end; fills `episode` in as it goes."""
         spec = self.adapter.spec()
         observation, _ = env.reset(seed=episode.seed)
+        refuse_unfit(spec, observation)
         action = torch.zeros(1, spec.action.size)
         records = [_record(observation, action, is_first=True)]
         infos: list[Mapping[str, float]] = []
@@ -260,6 +299,7 @@ class _Play:
         while not over and episode.length < self.longest:
             action, memory = self._act(observation, memory, is_first=episode.length == 0)
             observation, reward, terminated, truncated, info = env.step(_for_env(action, spec))
+            refuse_unfit(spec, observation, float(reward))
             episode.length += 1
             episode.return_ += float(reward)
             over = terminated or truncated

@@ -56,7 +56,8 @@ def to_records(steps: TensorDictBase, spec: EnvSpec) -> TensorDict:
     Args:
         steps: `[T]` of one stream or `[N, T]` of N streams; observations, signals `[..., 1]`,
             `is_init`, `stream`, `action` and `next` with observations, signals, `reward`, `done`
-            and `terminated`. A step with `is_init` yields the reset record too.
+            and `terminated`. A step with `is_init` yields the reset record too; one whose arrival
+            was lost (`next` has `fault` other than 0) yields no record of it.
         spec: of the environment.
 
     Returns:
@@ -65,11 +66,12 @@ def to_records(steps: TensorDictBase, spec: EnvSpec) -> TensorDict:
     """
     flat = steps.reshape(-1)
     first = flat["is_init"].reshape(-1)
-    repeats = 1 + first.long()
+    arrivals = flat["next"]
+    fault = arrivals.get("fault", None)
+    repeats = first.long() + (1 if fault is None else (fault.reshape(-1) == 0).long())
     source = torch.repeat_interleave(torch.arange(len(first)), repeats)
     is_first = torch.zeros(len(source), dtype=torch.bool)
     is_first[(repeats.cumsum(0) - repeats)[first]] = True
-    arrivals = flat["next"]
 
     def arrived(key: str) -> Tensor:
         """Value on arrival, `[K, ...]`; at `is_first` it belongs to the record after."""

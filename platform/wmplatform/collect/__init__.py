@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from wmplatform.collect.acting import ActingPolicy, Actor
     from wmplatform.collect.collection import BadCollection, Collected, Collection, EpisodeLost
     from wmplatform.collect.episodes import EpisodeStats, EpisodeTally
-    from wmplatform.collect.stream_env import EnvFault, StreamEnv, episode_seed
-    from wmplatform.collect.torch_envs import OneStream, VectorStreams
+    from wmplatform.collect.faults import EnvFault, FaultBudget, FaultBudgetSpent, FaultReport
+    from wmplatform.collect.isolated import IsolatedAdapter, IsolatedEnv, Isolation
+    from wmplatform.collect.stream_env import StreamEnv, episode_seed
+    from wmplatform.collect.torch_envs import OneStream, Tolerance, VectorStreams
 
 __all__ = [
     "ActingPolicy",
@@ -23,8 +25,15 @@ __all__ = [
     "EpisodeLost",
     "EpisodeStats",
     "EpisodeTally",
+    "FaultBudget",
+    "FaultBudgetSpent",
+    "FaultReport",
+    "IsolatedAdapter",
+    "IsolatedEnv",
+    "Isolation",
     "OneStream",
     "StreamEnv",
+    "Tolerance",
     "VectorStreams",
     "episode_seed",
 ]
@@ -35,12 +44,19 @@ _HOME = {
     "BadCollection": "collection",
     "Collected": "collection",
     "Collection": "collection",
-    "EnvFault": "stream_env",
+    "EnvFault": "faults",
     "EpisodeLost": "collection",
     "EpisodeStats": "episodes",
     "EpisodeTally": "episodes",
+    "FaultBudget": "faults",
+    "FaultBudgetSpent": "faults",
+    "FaultReport": "faults",
+    "IsolatedAdapter": "isolated",
+    "IsolatedEnv": "isolated",
+    "Isolation": "isolated",
     "OneStream": "torch_envs",
     "StreamEnv": "stream_env",
+    "Tolerance": "torch_envs",
     "VectorStreams": "torch_envs",
     "episode_seed": "stream_env",
 }

@@ -8,24 +8,38 @@
 The first two go on bit for bit after a restart: every episode has a seed of its own, so the running
 one is played again from its seed and its actions. Process collectors run ahead of the learner; they
 do not repeat, and their running episodes are lost at a restart.
+
+An environment that raises, or gives what no record may hold, ends its episode as truncated and is
+made anew, within a budget. One that hangs or dies does so too where it has a process of its own:
+with `num_envs` > 1, or with `isolate`.
 """
 
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from tensordict import TensorDict, TensorDictBase
 
 from wmplatform.collect.acting import ActingPolicy, Actor
 from wmplatform.collect.episodes import EpisodeStats, EpisodeTally
+from wmplatform.collect.faults import FaultBudgetSpent, FaultReport
+from wmplatform.collect.isolated import Isolation, StartMethod
 from wmplatform.collect.stream_env import IS_INIT, Snapshot
-from wmplatform.collect.torch_envs import OneStream, StartMethod, VectorStreams
+from wmplatform.collect.torch_envs import (
+    FAULT,
+    LOST,
+    SPENT,
+    OneStream,
+    ProcessStream,
+    Tolerance,
+    VectorStreams,
+)
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.records import to_records
@@ -54,7 +68,12 @@ class Collected:
     episodes: list[EpisodeStats]
     """Episodes that ended."""
     agent_steps: int
-    """Steps taken."""
+    """Steps taken; those of which no record came are not counted."""
+    faults: list[FaultReport] = field(default_factory=list)
+    """Environments that failed and were made anew."""
+    spent: FaultBudgetSpent | None = None
+    """What has to end the run: an environment failed too often. All else is as ever, and may be
+    saved and gone on from."""
 
 
 class Collection:
@@ -70,6 +89,12 @@ class Collection:
         start_method: of processes.
         collects_per_sync: calls of `collect` between two copies of the weights to the processes;
             only where `processes` is positive.
+        fault_budget: faults of one environment that are put up with ...
+        fault_window: ... within so many of its agent steps.
+        isolate: also a single environment, that of each collector in `processes`, and that of
+            evaluation get a process of their own.
+        step_timeout_s: seconds that an environment in a process of its own has for a step.
+        reset_timeout_s: likewise for the start of its simulator, and for a reset.
 
     Raises:
         BadCollection: the settings do not go together.
@@ -86,6 +111,11 @@ class Collection:
         agent_steps_per_collect: Annotated[int, Ge(1)] = 5,
         start_method: StartMethod = "forkserver",
         collects_per_sync: Annotated[int, Ge(1)] = 10,
+        fault_budget: Annotated[int, Ge(0)] = 10,
+        fault_window: Annotated[int, Ge(1)] = 10_000,
+        isolate: bool = False,
+        step_timeout_s: Annotated[float, Gt(0.0)] = 60.0,
+        reset_timeout_s: Annotated[float, Gt(0.0)] = 300.0,
     ) -> None:
         _refuse_odd(num_envs, processes, agent_steps_per_collect)
         self.adapter, self.spec = adapter, adapter.spec()
@@ -95,7 +125,17 @@ class Collection:
         self.policy = ActingPolicy(copy.deepcopy(agent) if processes else agent, self.spec)
         self._agent = agent
         self._seed, self._num_envs, self._processes = seed, num_envs, processes
-        self._start_method: StartMethod = start_method
+        self.tolerance = Tolerance(
+            fault_budget=fault_budget,
+            fault_window=fault_window,
+            isolate=isolate,
+            isolation=Isolation(
+                start_method=start_method,
+                step_timeout_s=step_timeout_s,
+                reset_timeout_s=reset_timeout_s,
+            ),
+        )
+        """What is done about environments that fail."""
         self._collects_per_sync = collects_per_sync
         self._tally = EpisodeTally(self.spec, self.streams)
         self._started = [0] * self.streams
@@ -121,10 +161,11 @@ class Collection:
         self._collects += 1
         steps = next(self._batches)
         records = to_records(steps, self.spec)
-        for stream in records["stream"][records["is_first"]].tolist():
-            self._started[stream] += 1
-        self._agent_steps += steps.numel()
-        return Collected(records, self._tally.add(records), steps.numel())
+        self._count_starts(steps)
+        faults, spent = self._faults(steps)
+        taken = len(records) - int(records["is_first"].sum())
+        self._agent_steps += taken
+        return Collected(records, self._tally.add(records), taken, faults, spent)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where every stream stands: a tree of dicts, lists, tensors and JSON values."""
@@ -177,11 +218,32 @@ class Collection:
         self._restored = None
         self._batches = iter(self._collector)
 
+    def _count_starts(self, steps: TensorDictBase) -> None:
+        """Remember which episodes are used up."""
+        begins = steps[IS_INIT]
+        streams, failed = steps["stream"][begins].tolist(), steps[FAULT][begins].tolist()
+        for stream, resets in zip(streams, failed, strict=True):
+            self._started[stream] += 1 + resets
+
+    def _faults(self, steps: TensorDictBase) -> tuple[list[FaultReport], FaultBudgetSpent | None]:
+        if self._env is not None:
+            return self._env.take_reports(), self._env.spent
+        # Collectors in processes have told what happened; here only its traces arrive.
+        arrivals = steps["next", FAULT]
+        count = int((arrivals == LOST).sum() + steps[FAULT][steps[IS_INIT]].sum())
+        stream = int(steps["stream"].reshape(-1)[0])
+        what = "its process says above what happened"
+        report = FaultReport(self.adapter.name, f"stream {stream}", 0, 0, what)
+        limit, window = self.tolerance.fault_budget, self.tolerance.fault_window
+        spent = FaultBudgetSpent(report, limit, window) if (arrivals == SPENT).any() else None
+        return [report] * count, spent
+
     def _here(self) -> BaseCollector:
         if self._num_envs == 1:
-            self._env = OneStream(self.adapter, self._seed)
+            self._env = OneStream(self.adapter, self._seed, tolerance=self.tolerance)
         else:
-            self._env = VectorStreams(self.adapter, self._seed, self._num_envs, self._start_method)
+            count = self._num_envs
+            self._env = VectorStreams(self.adapter, self._seed, count, self.tolerance)
         saved = (self._restored or {}).get("streams") or []
         if saved:
             self._env.resume([_to_arrays(snapshot) for snapshot in saved])
@@ -203,8 +265,8 @@ class Collection:
             if started:
                 self._lose(stream)
         makers = [
-            partial(OneStream, self.adapter, self._seed, stream, self._started[stream])
-            for stream in range(self.streams)
+            partial(ProcessStream, self.adapter, self._seed, stream, first, self.tolerance)
+            for stream, first in enumerate(self._started)
         ]
         return Collector(
             makers,
@@ -260,7 +322,7 @@ def _to_tensors(snapshot: Snapshot) -> dict[str, Any]:
     # Copies: these outlive the environment's next step.
     seen = {key: torch.from_numpy(value.copy()) for key, value in snapshot["observation"].items()}
     actions = torch.from_numpy(snapshot["actions"].copy())
-    return {"episode": snapshot["episode"], "actions": actions, "observation": seen}
+    return {**snapshot, "actions": actions, "observation": seen}
 
 
 def _to_arrays(saved: Mapping[str, Any]) -> Snapshot:
@@ -268,4 +330,7 @@ def _to_arrays(saved: Mapping[str, Any]) -> Snapshot:
         "episode": int(saved["episode"]),
         "actions": np.asarray(saved["actions"].cpu().numpy(), np.float32),
         "observation": {key: value.cpu().numpy() for key, value in saved["observation"].items()},
+        # Older runs did not count faults.
+        "agent_steps": int(saved.get("agent_steps", 0)),
+        "faults": [int(at) for at in saved.get("faults", ())],
     }

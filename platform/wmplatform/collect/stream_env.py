@@ -3,38 +3,30 @@
 This file imports no torch: environment workers stay small.
 """
 
-from typing import Any, TypeAlias, TypedDict
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
-from wmplatform.envs import observation_space
-from wmplatform.errors import PlatformError
-from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
+from wmplatform.collect.faults import (
+    FaultBudget,
+    FaultBudgetSpent,
+    FaultReport,
+    describe_error,
+    mendable,
+    refuse_unfit,
+)
+from wmplatform.collect.isolated import IsolatedEnv
+from wmplatform.interfaces.env_adapter import EnvAdapter
 
-__all__ = ["IS_INIT", "EnvFault", "Snapshot", "StreamEnv", "WorkerEnv", "episode_seed"]
+__all__ = ["IS_INIT", "Outcome", "Snapshot", "StreamEnv", "episode_seed"]
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 IS_INIT = "is_init"
 """Key of the flag that marks the first observation of an episode."""
-
-
-class EnvFault(PlatformError):
-    """An environment in another process failed; reads like the error that it had there.
-
-    Args:
-        error: that error, or its text.
-    """
-
-    def __init__(self, error: object) -> None:
-        super().__init__(str(error))
-        self.exit_code = getattr(error, "exit_code", self.exit_code)
-
-    def __str__(self) -> str:
-        return self.what
 
 
 class Snapshot(TypedDict):
@@ -45,7 +37,11 @@ class Snapshot(TypedDict):
     actions: NDArray[np.float32]
     """What was done in it so far, `[steps, A]`."""
     observation: Arrays
-    """What was seen last."""
+    """What was seen last; empty where the next episode is to begin."""
+    agent_steps: int
+    """Taken in this stream, all episodes together."""
+    faults: list[int]
+    """At which of them faults came, those that still count."""
 
 
 def episode_seed(run_seed: int, stream: int, episode: int) -> int:
@@ -54,131 +50,212 @@ def episode_seed(run_seed: int, stream: int, episode: int) -> int:
     return int(sequence.generate_state(1)[0] >> 1)
 
 
-class StreamEnv(gymnasium.Env[Arrays, NDArray[np.float32]]):
+class Outcome(NamedTuple):
+    """What one step of a stream came to, beside what was seen."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    lost: bool = False
+    """The environment failed, or had failed for good before: nothing was played."""
+
+
+class StreamEnv:
     """Plays one episode after the other; the simulator starts at the first reset.
 
-    Observations hold the adapter's, its signals as float32 `[1]`, and `is_init` uint8 `[1]`, so
-    that all of it goes through shared memory. Actions are float32 `[A]`; one-hot where the
-    adapter's are discrete.
+    What is seen lies in `last`: the adapter's observations, its signals as float32 `[1]`, and
+    `is_init` uint8 `[1]`. Actions are float32 `[A]`; one-hot where the adapter's are discrete.
+
+    An environment that fails is closed and noted in `reports`. A step that failed is lost: it is
+    truncated, and `last` stays. The next reset makes another environment and starts the next
+    episode, which has another seed; a reset that failed is tried again in the same way. Once the
+    budget is spent, `spent` says so, `last` is blank, and every step is lost.
 
     Args:
         adapter: makes the environment.
         run_seed: with stream and episode, gives each episode's seed.
         stream: number of this stream.
         first_episode: number of the first episode.
+        budget: faults that are put up with; errors are raised unless given.
     """
 
     def __init__(
-        self, adapter: EnvAdapter, run_seed: int, stream: int, first_episode: int = 0
+        self,
+        adapter: EnvAdapter,
+        run_seed: int,
+        stream: int,
+        first_episode: int = 0,
+        budget: FaultBudget | None = None,
     ) -> None:
         self.spec_of_env = adapter.spec()
-        self.observation_space: spaces.Space[Any] = _space(self.spec_of_env)
-        size = self.spec_of_env.action.size
-        self.action_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
         self.run_seed = run_seed
+        self.reports: list[FaultReport] = []
+        """Faults, in order; whoever reads them may clear the list."""
+        self.spent: FaultBudgetSpent | None = None
+        """What ends the run, once the environment has failed too often."""
+        self.last: Arrays = {}
+        """What was seen last."""
+        self.resume: Snapshot | None = None
+        """What the next reset goes on from."""
         self._stream = stream
         self._adapter = adapter
+        self._budget = budget
         self._env: gymnasium.Env[Any, Any] | None = None
+        self._made = False
         self._episode = first_episode - 1
         self._actions: list[NDArray[np.float32]] = []
-        self._last: Arrays = {}
-        self._resume: Snapshot | None = None
-
-    @property
-    def resume(self) -> Snapshot | None:
-        """What the next reset goes on from; a property so that vector environments can set it."""
-        return self._resume
-
-    @resume.setter
-    def resume(self, snapshot: Snapshot | None) -> None:
-        self._resume = snapshot
+        self._action: NDArray[np.float32] = np.zeros(self.spec_of_env.action.size, np.float32)
+        self._length = self._agent_steps = 0
 
     def snapshot(self) -> Snapshot:
         """Describe where the stream stands."""
         size = self.spec_of_env.action.size
-        actions = np.asarray(self._actions, np.float32).reshape(-1, size)
-        return {"episode": self._episode, "actions": actions, "observation": dict(self._last)}
+        return {
+            "episode": self._episode,
+            "actions": np.asarray(self._actions, np.float32).reshape(-1, size),
+            "observation": {} if self.spent else dict(self.last),
+            "agent_steps": self._agent_steps,
+            "faults": list(self._budget.noted) if self._budget else [],
+        }
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Arrays, dict[str, Any]]:
+    def reset(self) -> int:
         """Start the next episode, or go on with the one of `resume`.
 
         Where that does not look as it did before, or the environment is not deterministic, the next
         episode starts instead; `is_init` tells.
-        """
-        snapshot, self._resume = self._resume, None
-        if snapshot is not None:
-            self._episode = snapshot["episode"]
-            if self._episode >= 0 and self.spec_of_env.deterministic and self._replay(snapshot):
-                return dict(self._last), {}
-        self._episode += 1
-        return dict(self._begin()), {}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
+        Returns:
+            How many environments failed at it.
+        """
+        before = len(self.reports)
+        if not self._took_over():
+            while self.spent is None and not self._began():
+                pass
+        if self.spent is not None:
+            self.last = self._nothing()
+        return len(self.reports) - before
+
+    def step(self, action: NDArray[np.float32]) -> Outcome:
         """Take one agent step."""
-        assert self._env is not None, "reset comes first"
-        action = np.array(action, np.float32)
-        observation, reward, terminated, truncated, info = self._env.step(self._command(action))
-        if self.spec_of_env.deterministic:
-            self._actions.append(action)
-        self._last = self._gather(observation, info, is_init=False)
-        return dict(self._last), float(reward), bool(terminated), bool(truncated), {}
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: NDArray[np.float32]) -> None:
+        """Begin a step; an environment in a process of its own plays it meanwhile."""
+        self._action = np.array(action, np.float32)
+        if isinstance(self._env, IsolatedEnv):
+            self._env.step_async(self._command())
+
+    def receive(self) -> Outcome:
+        """End a step that `send` began."""
+        if self.spent is not None:
+            return Outcome(0.0, False, False, lost=True)
+        try:
+            outcome = self._play()
+        except Exception as error:
+            if not self._put_up_with(error):
+                raise
+            return Outcome(0.0, False, True, lost=True)
+        self._agent_steps += 1
+        return outcome
 
     def close(self) -> None:
         """Close the simulator, if it was started."""
         if self._env is not None:
             self._env.close()
 
-    def _begin(self) -> Arrays:
-        seed = episode_seed(self.run_seed, self._stream, self._episode)
-        if self._env is None:
-            self._env = self._adapter.make(seed)
-        observation, info = self._env.reset(seed=seed)
-        self._actions = []
-        self._last = self._gather(observation, info, is_init=True)
-        return self._last
+    def _took_over(self) -> bool:
+        """Go on with the episode of `resume`; return whether that was possible."""
+        snapshot, self.resume = self.resume, None
+        if snapshot is None:
+            return False
+        self._episode, self._agent_steps = snapshot["episode"], snapshot["agent_steps"]
+        if self._budget is not None:
+            self._budget.noted = list(snapshot["faults"])
+        if not snapshot["observation"] or not self.spec_of_env.deterministic:
+            return False
+        try:
+            return self._replay(snapshot)
+        except Exception as error:
+            if not self._put_up_with(error):
+                raise
+            return False
 
     def _replay(self, snapshot: Snapshot) -> bool:
         """Play an episode again up to where it was; return whether it looks the same."""
         self._begin()
         for action in snapshot["actions"]:
-            _, _, terminated, truncated, _ = self.step(action)
-            if terminated or truncated:
+            self.send(action)
+            outcome = self._play()
+            if outcome.terminated or outcome.truncated:
                 return False
         return all(
-            np.array_equal(self._last[key], value) for key, value in snapshot["observation"].items()
+            np.array_equal(self.last[key], value) for key, value in snapshot["observation"].items()
         )
 
-    def _command(self, action: NDArray[np.float32]) -> Any:
-        return int(action.argmax()) if self.spec_of_env.action.kind == "discrete" else action
+    def _began(self) -> bool:
+        """Start the next episode; return whether that was possible."""
+        self._episode += 1
+        try:
+            self._begin()
+        except Exception as error:
+            if not self._put_up_with(error):
+                raise
+            return False
+        return True
+
+    def _begin(self) -> None:
+        seed = episode_seed(self.run_seed, self._stream, self._episode)
+        self._actions, self._length = [], 0
+        if self._env is None:
+            self._env = self._adapter.make(seed)
+            self._made = True
+        observation, info = self._env.reset(seed=seed)
+        refuse_unfit(self.spec_of_env, observation)
+        self.last = self._gather(observation, info, is_init=True)
+
+    def _play(self) -> Outcome:
+        """Play what `send` took."""
+        env = self._env
+        assert env is not None, "reset comes first"
+        played = env.step_wait() if isinstance(env, IsolatedEnv) else env.step(self._command())
+        observation, reward, terminated, truncated, info = played
+        refuse_unfit(self.spec_of_env, observation, float(reward))
+        self._length += 1
+        if self.spec_of_env.deterministic:
+            self._actions.append(self._action)
+        self.last = self._gather(observation, info, is_init=False)
+        return Outcome(float(reward), bool(terminated), bool(truncated))
+
+    def _put_up_with(self, error: Exception) -> bool:
+        """Close the environment and note what it did; False where only the user can help."""
+        if self._budget is None or not mendable(error, made=self._made):
+            return False
+        report = FaultReport(
+            self._adapter.name,
+            f"stream {self._stream}",
+            episode_seed(self.run_seed, self._stream, self._episode),
+            self._length,
+            describe_error(error),
+        )
+        self.reports.append(report)
+        self.spent = self._budget.spend(report, self._agent_steps)
+        env, self._env = self._env, None
+        if env is not None:
+            with suppress(Exception):  # what is broken may not even close
+                env.close()
+        return True
+
+    def _command(self) -> Any:
+        discrete = self.spec_of_env.action.kind == "discrete"
+        return int(self._action.argmax()) if discrete else self._action
 
     def _gather(self, observation: Arrays, info: dict[str, Any], *, is_init: bool) -> Arrays:
         signals = {name: np.array([info[name]], np.float32) for name in self.spec_of_env.signals}
         return {**observation, **signals, IS_INIT: np.array([is_init], np.uint8)}
 
-
-class WorkerEnv(StreamEnv):
-    """A `StreamEnv` whose errors survive the way to another process."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Arrays, dict[str, Any]]:
-        """Start the next episode; see `StreamEnv.reset`."""
-        try:
-            return super().reset(seed=seed, options=options)
-        except PlatformError as error:
-            raise EnvFault(error) from error
-
-    def step(self, action: NDArray[np.float32]) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
-        """Take one agent step; see `StreamEnv.step`."""
-        try:
-            return super().step(action)
-        except PlatformError as error:
-            raise EnvFault(error) from error
-
-
-def _space(spec: EnvSpec) -> spaces.Dict:
-    signals = {name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in spec.signals}
-    flag = spaces.Box(0, 1, (1,), np.uint8)
-    return spaces.Dict({**observation_space(spec).spaces, **signals, IS_INIT: flag})
+    def _nothing(self) -> Arrays:
+        """What is shown once nothing can be seen any more."""
+        arrays = self.spec_of_env.observations.items()
+        blank = {key: np.zeros(array.shape, array.dtype) for key, array in arrays}
+        return self._gather(blank, dict.fromkeys(self.spec_of_env.signals, 0.0), is_init=False)

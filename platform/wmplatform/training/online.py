@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import UnreadableCheckpoint
-from wmplatform.collect import Collection, EpisodeStats
+from wmplatform.collect import Collection, EpisodeStats, FaultBudgetSpent, FaultReport
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
@@ -151,6 +151,7 @@ class Online:
 
         Raises:
             Diverged: too many updates in a row were not finite; the batch was saved.
+            FaultBudgetSpent: an environment failed too often; the run was saved.
             PlatformError: as environments, checkpoints and the disk say.
         """
         assert processes.size == 1
@@ -166,20 +167,30 @@ class Online:
 
 
 def train(run: "OnlineRun", stop: StopRequest) -> None:
-    """Collect, learn, evaluate, save. Killing the process between any two lines loses no save."""
-    while not run.finished and not stop.requested:
-        if run.updates_due():
-            run.learn()
-        elif run.eval_due():
-            run.evaluate()
-        else:
-            run.collect()
+    """Collect, learn, evaluate, save. Killing the process between any two lines loses no save.
+
+    Raises:
+        FaultBudgetSpent: an environment failed too often; all that was done is saved.
+    """
+    broken: FaultBudgetSpent | None = None
+    while not run.finished and not stop.requested and broken is None:
+        try:
+            if run.updates_due():
+                run.learn()
+            elif run.eval_due():
+                run.evaluate()
+            else:
+                run.collect()
+        except FaultBudgetSpent as error:
+            broken = error
         if run.log_due():
             run.log()
         if run.save_due():
             run.save()
     run.log()
     run.save(last=True)
+    if broken is not None:
+        raise broken
 
 
 class OnlineRun(TrainingRun):
@@ -214,6 +225,9 @@ class OnlineRun(TrainingRun):
         if settings.prefetch:
             self.prefetcher = Prefetcher(self.replay, self.learner.data, self.device)
         self.evaluations = 0
+        self.faults = {"collect": 0, "eval": 0}
+        """Environments that failed so far."""
+        self.eval_budget = self.collection.tolerance.budget()
         self.learn_from: int | None = None
         """Agent steps at which the prefill ended."""
 
@@ -270,18 +284,27 @@ class OnlineRun(TrainingRun):
         return self.evaluations < due
 
     def collect(self) -> None:
-        """Play `agent_steps_per_collect` steps and store their records."""
+        """Play `agent_steps_per_collect` steps and store their records.
+
+        Raises:
+            FaultBudgetSpent: an environment failed too often; what came before is stored.
+        """
         found = self.collection.collect(warmup=self.warming_up)
-        self.replay.extend(found.records)
+        if len(found.records):
+            self.replay.extend(found.records)
         self.counters["agent_steps"] += found.agent_steps
         self.counters["env_frames"] += found.agent_steps * self.spec.action_repeat
         for episode in found.episodes:
             self.counters["episodes"] += 1
             self._log_episode(episode)
+        for report in found.faults:
+            self._log_fault("collect", report)
         filled = self.agent_steps >= self.settings.prefill_agent_steps
         if self.warming_up and filled and self.replay.can_sample(self.learner.data.records):
             self.learn_from = self.agent_steps
         self.progress.update(self.counters)
+        if found.spent is not None:
+            raise found.spent
 
     def learn(self) -> None:
         """Make one update."""
@@ -295,8 +318,15 @@ class OnlineRun(TrainingRun):
         self.progress.update(self.counters)
 
     def evaluate(self) -> None:
-        """Play evaluation episodes; log return, success, videos and a prediction."""
-        result = self.evaluation.run(self.eval_adapter, self.agent, self.seed, self.counters)
+        """Play evaluation episodes; log return, success, videos and a prediction.
+
+        Raises:
+            FaultBudgetSpent: the environment failed too often; this evaluation is still due.
+        """
+        adapter = self.collection.tolerance.placed(self.eval_adapter)
+        result = self.evaluation.run(
+            adapter, self.agent, self.seed, self.counters, put_up_with=self._put_up_with
+        )
         self.evaluation.report(result, self.agent, self.logger, self.counters)
         self.evaluations += 1
         facts = {k.replace("/", " "): v for k, v in result.metrics().items() if "return" in k}
@@ -322,9 +352,26 @@ class OnlineRun(TrainingRun):
         self.logger.scalars(self.counters, values)
         self.progress.update(self.counters, last_return=episode.return_)
 
+    def _put_up_with(self, report: FaultReport) -> None:
+        """Note a fault of the evaluation's environment.
+
+        Raises:
+            FaultBudgetSpent: it was one too many.
+        """
+        self._log_fault("eval", report)
+        spent = self.eval_budget.spend(report, self.agent_steps)
+        if spent is not None:
+            raise spent
+
+    def _log_fault(self, where: str, report: FaultReport) -> None:
+        self.faults[where] += 1
+        self.logger.scalars(self.counters, {f"faults/{where}": float(self.faults[where])})
+        self.progress.say(f"fault: {report}")
+
     def moment(self) -> tuple[int, ...]:
-        """Steps, updates and evaluations so far."""
-        return self.agent_steps, self.learner.updates, self.evaluations
+        """Steps, updates, evaluations and faults so far."""
+        faults = sum(self.faults.values())
+        return self.agent_steps, self.learner.updates, self.evaluations, faults
 
     def after_save(self) -> None:
         """Delete chunks of records that no kept checkpoint needs."""
@@ -370,12 +417,19 @@ class OnlineRun(TrainingRun):
             raise
 
     def schedule(self) -> dict[str, Any]:
-        """Evaluations so far, and when the learning began."""
-        return {"evaluations": self.evaluations, "learn_from": self.learn_from}
+        """Evaluations and faults so far, and when the learning began."""
+        return {
+            "evaluations": self.evaluations,
+            "learn_from": self.learn_from,
+            "faults": dict(self.faults),
+            "eval_faults": list(self.eval_budget.noted),
+        }
 
     def load_schedule(self, state: Mapping[str, Any]) -> None:
         """Restore what `schedule` gave."""
         self.evaluations, self.learn_from = state["evaluations"], state["learn_from"]
+        self.faults |= state.get("faults", {})  # older runs did not count them
+        self.eval_budget.noted = [int(at) for at in state.get("eval_faults", ())]
 
     def begin(self) -> None:
         """Remove records that an earlier process left unsaved, and load what is to be loaded."""
