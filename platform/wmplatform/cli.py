@@ -139,9 +139,13 @@ def _add_prepare(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 
 def _add_list(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    text = "list the components that installed packages provide"
+    text = "list the components that installed packages provide, or the settings of one part"
     parser = commands.add_parser("list", help=text, description=text)
-    parser.add_argument("group", nargs="?", help="only this group, e.g. encoders")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a group, e.g. encoders; or a part whose settings are listed: encoders.cnn, Learner",
+    )
     parser.add_argument("--load", action="store_true", help="import each one, to see if it works")
     _add_json(parser)
     parser.set_defaults(command=_list)
@@ -311,9 +315,15 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from wmplatform.configurables import CONFIGURABLES
+
+    if options.name and ("." in options.name or options.name in CONFIGURABLES):
+        from wmplatform.settings import list_settings
+
+        return list_settings(options.name, as_json=options.json)
     from wmplatform.commands import list_components
 
-    return list_components(options.group, load=options.load, as_json=options.json)
+    return list_components(options.name, load=options.load, as_json=options.json)
 
 
 def _describe(options: argparse.Namespace) -> int:

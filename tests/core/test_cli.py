@@ -67,7 +67,10 @@ def light(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["list"], ["list", "dynamics.stacked"], ["--version"], ["run", "--help"]],
+)
 def test_help_and_list_are_quick_and_need_no_torch(arguments: list[str]) -> None:
     used_s = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = light(arguments)

@@ -73,6 +73,8 @@ def read_annotation(node: ast.expr | None, module: Module) -> Any:
         found = _Reader(module).type(node)
     except (Unreadable, TypeError, AttributeError, SyntaxError, ValueError):
         return Any
+    except RecursionError:  # an alias of itself, such as Tree: TypeAlias = "int | list[Tree]"
+        return Any
     return Wants("", call=False).annotation if found is FACTORY else found
 
 

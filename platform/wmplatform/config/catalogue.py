@@ -54,7 +54,7 @@ class Target:
     @property
     def needs(self) -> list[str]:
         """Wiring arguments without a default."""
-        return [name for name, required in self.signature.wiring.items() if required]
+        return [name for name, wired in self.signature.wiring.items() if wired.required]
 
 
 def _ancestors(origin: str) -> frozenset[str]:

@@ -23,11 +23,11 @@ MISSING: Any = object()
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One argument that a gin file can bind."""
+    """One argument: one that a gin file can bind, or one of the wiring."""
 
     name: str
     type: Any
-    """What pydantic checks a value against."""
+    """What pydantic checks a value against; `Any` for wiring."""
     declaration: str
     """As it stands in the source, e.g. `depth: Annotated[int, Ge(1)] = 48`."""
     required: bool
@@ -43,8 +43,8 @@ class Signature:
     origin: str
     """`module:attribute` of where it is defined."""
     settings: dict[str, Setting] = field(default_factory=dict)
-    wiring: dict[str, bool] = field(default_factory=dict)
-    """Arguments that the caller supplies -> whether they have no default."""
+    wiring: dict[str, Setting] = field(default_factory=dict)
+    """Arguments that the caller supplies."""
     open: bool = False
     """Takes other keyword arguments too, which cannot be checked."""
     kinds: tuple[str, ...] = ()
@@ -97,7 +97,8 @@ def _of_function(node: ast.FunctionDef, module: Module, origin: str, skip: int =
         result.settings[arg.arg] = _setting(arg.arg, arg.annotation, default, module)
     for arg, default in pairs:
         if args.kwonlyargs or default is None:
-            result.wiring[arg.arg] = default is None
+            text = _declaration(arg.arg, arg.annotation, default)
+            result.wiring[arg.arg] = Setting(arg.arg, Any, text, default is None)
         else:
             result.settings[arg.arg] = _setting(arg.arg, arg.annotation, default, module)
     return result
@@ -106,14 +107,18 @@ def _of_function(node: ast.FunctionDef, module: Module, origin: str, skip: int =
 def _setting(
     name: str, annotation: ast.expr | None, default: ast.expr | None, module: Module
 ) -> Setting:
-    text = name if annotation is None else f"{name}: {ast.unparse(annotation)}"
-    text += "" if default is None else f" = {ast.unparse(default)}"
+    text = _declaration(name, annotation, default)
     try:
         value = MISSING if default is None else ast.literal_eval(default)
     except (ValueError, TypeError):
         value = MISSING
     kind = read_annotation(annotation, module)
     return Setting(name, kind, text, default is None, value, _default_origin(default, module))
+
+
+def _declaration(name: str, annotation: ast.expr | None, default: ast.expr | None) -> str:
+    text = name if annotation is None else f"{name}: {ast.unparse(annotation)}"
+    return text if default is None else f"{text} = {ast.unparse(default)}"
 
 
 def _default_origin(default: ast.expr | None, module: Module) -> str:
@@ -192,7 +197,7 @@ def _of_dataclass(
     return Signature(
         origin,
         settings={n: s for n, (s, keyword) in fields.items() if keyword or not mixed},
-        wiring={n: s.required for n, (s, keyword) in fields.items() if mixed and not keyword},
+        wiring={n: s for n, (s, keyword) in fields.items() if mixed and not keyword},
     )
 
 
@@ -259,5 +264,5 @@ def _from_import(module_name: str, attribute: str) -> Signature:
         ):
             result.settings[p.name] = Setting(p.name, Any, str(p), required)
         elif p.kind is not p.VAR_POSITIONAL:
-            result.wiring[p.name] = required
+            result.wiring[p.name] = Setting(p.name, Any, str(p), required)
     return result

@@ -36,6 +36,7 @@ class Transitions(Request):
     """Batches of n-step transitions, `[batch]`, for agents without a memory."""
 
     batch: Annotated[int, Ge(1)] = 256
+    """Transitions of an update."""
     n: Annotated[int, Ge(1)] = 3
     """Steps of reward before the bootstrap."""
     gamma: Annotated[float, Gt(0), Le(1)] = 0.99

@@ -81,7 +81,11 @@ def _between(start_N: Tensor, size_N: Tensor, length: int) -> Tensor:
 
 
 class Flip(Augmentation):
-    """Mirror a frame left to right with a probability."""
+    """Mirror a frame left to right with a probability.
+
+    Args:
+        probability: that a frame is mirrored.
+    """
 
     def __init__(self, *, probability: _Share = 0.5) -> None:
         super().__init__()

@@ -301,6 +301,16 @@ class ConcatContextDecoder(_ContextResNetDecoder):
         norm: Norm = "batch",
         key: str = "pixels",
     ) -> None:
+        """Build the network.
+
+        Args:
+            features: spec of the view `decode`.
+            observations: specs of the observation keys.
+            context: specs of the context, of one frame.
+            depth: channels of the last stage's input.
+            norm: of the residual blocks.
+            key: the image that is made.
+        """
         super().__init__(features, observations, context, depth=depth, norm=norm, key=key)
         for i, (frames, channels, _) in enumerate(
             self._scales(context, depth, observations[key].shape[1])

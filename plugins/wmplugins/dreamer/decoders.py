@@ -85,8 +85,18 @@ class CNNDecoder(_ImageDecoder):
         norm: Norm = "none",
         key: str = "pixels",
     ) -> None:
+        """Build the network.
+
+        Args:
+            features: spec of the view `decode`.
+            observations: specs of the observation keys.
+            context: is refused when the decoder is called.
+            depth: channels that the last convolution reads; 2 and 4 times as many before it.
+            norm: normalisation after each convolution but the last.
+            key: the image that is made.
+        """
         super().__init__(key)
-        del context  # refused when called
+        del context
         channels, height, width = image_shape(observations, key)
         if (height, width) != (64, 64):
             raise ValueError(f"decoders.cnn makes 64x64 images, the environment {height}x{width}")
@@ -122,8 +132,18 @@ class ResNetDecoder(_ImageDecoder):
         norm: Norm = "batch",
         key: str = "pixels",
     ) -> None:
+        """Build the network.
+
+        Args:
+            features: spec of the view `decode`.
+            observations: specs of the observation keys.
+            context: is refused when the decoder is called.
+            depth: channels of the last stage's input.
+            norm: normalisation in the residual blocks.
+            key: the image that is made.
+        """
         super().__init__(key)
-        del context  # refused when called
+        del context
         channels, height, width = image_shape(observations, key)
         if height % 16 or width % 16 or depth % 2:
             raise ValueError(

@@ -49,9 +49,16 @@ class CNNEncoder(Encoder):
         norm: Norm = "none",
         key: str = "pixels",
     ) -> None:
+        """Build the network.
+
+        Args:
+            observations: specs of the observation keys.
+            depth: channels after the first convolution; they double at each further one.
+            norm: normalisation after each convolution.
+            key: observation that is read.
+        """
         super().__init__()
         self.key = key
-        """Observation key that is read."""
         channels, height, width = image_shape(observations, key)
         layers: list[nn.Module] = []
         for i in range(4):
@@ -104,9 +111,16 @@ class ResNetEncoder(Encoder):
         norm: Norm = "batch",
         key: str = "pixels",
     ) -> None:
+        """Build the network.
+
+        Args:
+            observations: specs of the observation keys.
+            depth: channels after the first convolution; they double in the second and the third stage.
+            norm: normalisation in the residual blocks.
+            key: observation that is read.
+        """
         super().__init__()
         self.key = key
-        """Observation key that is read."""
         channels, height, width = image_shape(observations, key)
         if height % 16 or width % 16:
             raise ValueError(f"encoders.resnet needs sizes divisible by 16, got {height}x{width}")

@@ -28,6 +28,14 @@ class Sampling(Explorer):
         *,
         noise: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.0,
     ) -> None:
+        """Keep the strength of the noise.
+
+        Args:
+            action: the action's spec.
+            views: are not read.
+            noise: standard deviation on continuous actions; share of discrete ones that are
+                replaced.
+        """
         super().__init__(action)
         del views
         self.noise = noise

@@ -112,6 +112,18 @@ class DiscountMLP(Head):
         sends_gradient: bool = True,
         fp32: bool = True,
     ) -> None:
+        """Build the network.
+
+        Args:
+            features: spec of the view `continue`.
+            layers: hidden layers.
+            units: their width.
+            norm: normalisation of the hidden layers.
+            act: their activation.
+            gamma: discount of a step that does not end the episode; the target there.
+            sends_gradient: whether this loss shapes the latent.
+            fp32: keep the head out of autocast.
+        """
         super().__init__()
         self.mlp = MLP(flat_size(features), 1, layers=layers, units=units, norm=norm, act=act)
         self.gamma, self.sends_gradient, self.fp32 = gamma, sends_gradient, fp32

@@ -45,6 +45,9 @@ class Shift(Augmentation):
 
     All channels of an image move alike, so that stacked frames still fit. 4 pixels at 84 x 84 in
     DrQ-v2.
+
+    Args:
+        pad: most pixels, in both directions.
     """
 
     def __init__(self, *, pad: Annotated[int, Ge(1)] = 4) -> None:

@@ -84,7 +84,7 @@ def _shapes(tmp_path_factory: pytest.TempPathFactory) -> object:
 def shown(signature: Signature) -> tuple[str, str]:
     """Settings and wiring, `!` where there is no default."""
     settings = (n + "!" * s.required for n, s in signature.settings.items())
-    wiring = (n + "!" * required for n, required in signature.wiring.items())
+    wiring = (n + "!" * s.required for n, s in signature.wiring.items())
     return " ".join(settings), " ".join(wiring) + " **" * signature.open
 
 
