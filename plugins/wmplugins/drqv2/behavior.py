@@ -3,7 +3,6 @@
 Shape letters: B batch, F features, A action.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -77,7 +76,8 @@ class DrQActorCritic(Behavior):
         sizes = {"features": features, "units": units}
         self.actor = Actor(view.shape[0], action.size, **sizes)
         self.critic = TwinCritic(view.shape[0], action.size, **sizes)
-        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.slow_critic = TwinCritic(view.shape[0], action.size, **sizes).requires_grad_(False)
+        self.slow_critic.load_state_dict(self.critic.state_dict())
         self.std, self.clip, self.slow_fraction = Schedule(std), clip, slow_fraction
         self.divide_by = divide_by
         self.augmentation = augmentation() if augmentation else None
