@@ -212,6 +212,7 @@ def _add_analyse(commands: "_Commands[argparse.ArgumentParser]") -> None:
         metavar="SHARDS",
         help="prepared videos; else the run's held-out ones, or evaluation episodes",
     )
+    add("--replay", action="store_true", help="clips of what the run collected; plays nothing")
     add("--out", type=Path, metavar="DIR", help="where files go (RUN_DIR/analyses)")
     add("--clips", type=_positive, metavar="N", help="clips (6); of each label for tsne (100)")
     add("--observed", type=_positive, default=15, metavar="N", help="frames that are seen (15)")
@@ -379,6 +380,7 @@ def _analyse(options: argparse.Namespace) -> int:
         kind=options.kind,
         run_dir=options.run_dir,
         data=options.data,
+        replay=options.replay,
         out=options.out,
         clips=options.clips or (100 if options.kind == "tsne" else 6),
         observed=options.observed,

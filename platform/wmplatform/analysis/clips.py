@@ -1,4 +1,4 @@
-"""Clips to analyse: of prepared videos, of a run's held-out videos, or of evaluation episodes.
+"""Clips to analyse: of prepared videos, a run's held-out videos, its replay, or its evaluation.
 
 Shape letters: B clips, T time, C H W image.
 """
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from wmplatform import assembly
 from wmplatform.analysis.results import CannotAnalyse
+from wmplatform.checkpoint import Checkpoints
 from wmplatform.clip_source import ClipSource
 from wmplatform.evaluation import Evaluation
+from wmplatform.replay import Replay
 from wmplatform.saved_agent import SavedAgent
 from wmplatform.types import Batch
 from wmplatform.videos.clips import Clips
@@ -21,9 +23,18 @@ from wmplatform.videos.shards import Shards
 
 __all__ = ["clips_of", "labelled_clips"]
 
+_NEWEST = 20_000
+"""Records of a replay that are read, so that a long run's need not fit into memory."""
+
 
 def clips_of(
-    saved: SavedAgent, data: Sequence[Path], *, clips: int, length: int, seed: int
+    saved: SavedAgent,
+    data: Sequence[Path],
+    *,
+    clips: int,
+    length: int,
+    seed: int,
+    replay: Path | None = None,
 ) -> dict[str, Tensor]:
     """Draw clips for the agent of a run.
 
@@ -34,6 +45,8 @@ def clips_of(
         clips: B, at most where the run's own videos or episodes are taken.
         length: T, likewise.
         seed: of the choice.
+        replay: the run's folder, if clips are to be drawn from what it collected, with its actions;
+            no environment is started then.
 
     Returns:
         Records `[B, T, ...]` on the agent's device; without actions where they are videos.
@@ -45,6 +58,8 @@ def clips_of(
     if data:
         source = Clips(seed, data=tuple(map(str, data)), batch=clips, length=length, prefetch=0)
         return for_agent(saved, _sampled(source))
+    if replay is not None:
+        return for_agent(saved, _remembered(saved, replay, clips, length, seed))
     if saved.adapter is not None:
         return for_agent(saved, _played(saved, clips, length, seed))
     if saved.config.parameter(f"{assembly.VIDEOS}.validation") is None:
@@ -113,7 +128,8 @@ def for_agent(saved: SavedAgent, records: Batch) -> dict[str, Tensor]:
     if "action" not in records and not dynamics.capabilities.action_free:
         raise CannotAnalyse(
             f"{type(dynamics).__name__} needs actions, which videos do not have",
-            hint="leave out --data to analyse evaluation episodes, or name the pre-training run",
+            hint="leave out --data to analyse evaluation episodes, give --replay for collected "
+            "ones, or name the pre-training run",
         )
     expected, found = agent.spec.observations["pixels"].shape, tuple(records["pixels"].shape[2:])
     if found != expected:
@@ -133,6 +149,23 @@ def _records(pixels: Tensor) -> dict[str, Tensor]:
     is_first = torch.zeros(pixels.shape[:2], dtype=torch.bool)
     is_first[:, 0] = True
     return {"pixels": pixels, "is_first": is_first}
+
+
+def _remembered(
+    saved: SavedAgent, run_dir: Path, clips: int, length: int, seed: int
+) -> dict[str, Tensor]:
+    """Draw segments of the newest episodes that a run had collected at its checkpoint."""
+    spec, checkpoints = saved.agent.spec, Checkpoints(run_dir / "checkpoints")
+    if "replay" not in checkpoints.parts(saved.generation):
+        raise CannotAnalyse("the run has no replay", hint="name prepared videos: --data FOLDER")
+    manifest = checkpoints.load_part("replay", saved.generation)
+    heads = manifest["heads"]
+    rows = max(min(max(heads), _NEWEST // len(heads)), (spec.time_limit or 0) + 1)
+    replay = Replay(spec, len(heads), capacity=rows * len(heads))
+    replay.restore(run_dir / "replay", manifest)
+    replay.sampler.generator.manual_seed(seed)
+    found = replay.segments(clips, length)
+    return {key: found[key] for key in (*spec.observations, "action", "is_first")}
 
 
 def _played(saved: SavedAgent, clips: int, length: int, seed: int) -> dict[str, Tensor]:

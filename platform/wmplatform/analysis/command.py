@@ -24,6 +24,8 @@ class Request:
     run_dir: Path
     data: Sequence[Path] = ()
     """Folders of prepared videos."""
+    replay: bool = False
+    """Take clips from what the run collected rather than play evaluation episodes."""
     out: Path | None = None
     """`analyses` in the run folder unless given."""
     clips: int = 6
@@ -105,4 +107,11 @@ def _tsne(request: Request, saved: SavedAgent, results: Results) -> dict[str, fl
 
 
 def _clips(request: Request, saved: SavedAgent, clips: int) -> dict[str, Any]:
-    return clips_of(saved, request.data, clips=clips, length=request.length, seed=request.seed)
+    return clips_of(
+        saved,
+        request.data,
+        clips=clips,
+        length=request.length,
+        seed=request.seed,
+        replay=request.run_dir if request.replay else None,
+    )
