@@ -115,7 +115,7 @@ class Server:
 
     def _own(self, method: str) -> Callable[..., Any] | None:
         """Calls that concern time, streams or the double itself, rather than the world."""
-        own = {
+        own: dict[str, Callable[..., Any]] = {
             "tick_cue": self._tick_cue,
             "get_sensor_token": self._token,
             "double_counts": self._counted,
@@ -186,8 +186,8 @@ class Server:
     def _send_collision(self, one: Actor, other: Actor, impulse: list[float]) -> None:
         for sensor in self.world.sensors("other.collision"):
             if sensor.parent == one.number:
-                named = [self._calls.on_get_actors_by_id([a.number])[0] for a in (one, other)]
-                body = wire.collision_body(*named, impulse)
+                us, them = self._calls.on_get_actors_by_id([one.number, other.number])
+                body = wire.collision_body(us, them, impulse)
                 self._send(sensor.stream, wire.COLLISION, self.world.place(sensor), body)
 
     def _send_image(self, camera: Actor) -> None:

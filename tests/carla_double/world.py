@@ -13,7 +13,7 @@ from .wire import CallFailed, Pose, Vector
 
 MAPS = {"Carla/Maps/Town04": roads.highway, "Carla/Maps/DeadEnd": roads.dead_end}
 FREE_RUN_DELTA_S = 0.05
-SETTINGS = [False, False, [False], True, 0.01, 10, 0.0, True, 3000.0, 2000.0, True]
+SETTINGS: list[Any] = [False, False, [False], True, 0.01, 10, 0.0, True, 3000.0, 2000.0, True]
 """Synchronous, no rendering, fixed delta, substepping and what else a server starts with."""
 
 CLEAR = [5.0, 0.0, 0.0, 10.0, 0.0, 45.0] + [0.0] * 8
@@ -23,6 +23,9 @@ FULL_THROTTLE_MS2, FULL_BRAKE_MS2, DRAG_PER_S = 5.0, 9.0, 0.08
 WHEELBASE_M, FULL_LOCK_DEG = 2.6, 35.0
 SETTLING = 0.7
 """Part of the height above the road that is left after one tick: a car dropped from 0.1 m."""
+
+TOO_FAR_M = 8.0
+"""No two vehicles touch whose centres are farther apart, along and across added."""
 
 _IDLE = [0.0, 0.0, 0.0, False, False, False, 0, 0.0]
 
@@ -278,7 +281,8 @@ class World:
 
 def touch(one: Actor, other: Actor) -> bool:
     """Whether the outlines of two vehicles overlap: no side of either lies between them."""
-    if math.dist(one.pose.location[:2], other.pose.location[:2]) > 6.0:
+    (x, y, _), (u, v, _) = one.pose.location, other.pose.location
+    if abs(x - u) + abs(y - v) > TOO_FAR_M:
         return False
     for yaw_deg in (one.pose.rotation[1], other.pose.rotation[1]):
         for axis in (math.radians(yaw_deg), math.radians(yaw_deg + 90)):
