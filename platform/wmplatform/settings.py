@@ -205,8 +205,9 @@ def _ranges(kind: Any) -> Iterator[str]:
             match limit:
                 case ranges.Ge(bound) | ranges.Gt(bound) | ranges.Le(bound) | ranges.Lt(bound):
                     # Types that compare equal are one object: 0 and 0.0 cannot be told apart.
-                    whole = isinstance(bound, float) and bound.is_integer()
-                    yield f"{_SIGNS[type(limit)]} {int(bound) if whole else bound}"
+                    if isinstance(bound, float) and bound.is_integer():
+                        bound = int(bound)
+                    yield f"{_SIGNS[type(limit)]} {bound}"
                 case ranges.MinLen(length):
                     yield f"length >= {length}"
                 case ranges.MaxLen(length):

@@ -75,13 +75,11 @@ def _attributes(body: list[ast.stmt]) -> dict[str, str]:
 
 
 def _assigned(statement: ast.stmt) -> Iterator[str]:
-    match statement:
-        case ast.Assign(targets=targets):
-            pass
-        case ast.AnnAssign(target=target):
-            targets = [target]
-        case _:
-            return
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
     for target in targets:
         match target:
             case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="self"), attr=name):
