@@ -35,7 +35,7 @@ def test_every_setting_of_a_built_in_part_is_typed_and_explained(selector: str) 
         ("Clips", "weights", "tuple of float or None", "> 0", "None"),
         ("Learner", "optimizers", "dict of str to @Optimizer", "", None),
         ("Online", "replay", "@Replay", "", "@Replay"),
-        ("Online", "load_modules", "tuple of str or None", "", "None"),
+        ("Learner", "compile_parts", "tuple of str", "", "()"),
     ],
 )
 def test_a_setting_is_shown_as_gin_takes_it(
