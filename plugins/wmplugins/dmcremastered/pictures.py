@@ -91,10 +91,8 @@ def _files(folder: Path) -> list[Path]:
         raise BadPictures(f"there is no folder {str(folder)!r}", where=where, hint=hint)
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
     if not files:
-        raise BadPictures(
-            f"no pictures in {str(folder)!r}",
-            hint=f"{hint}\npictures are: *{', *'.join(_SUFFIXES)}",
-        )
+        hint = f"{hint}\npictures are files with {', '.join(_SUFFIXES)}"
+        raise BadPictures(f"there are no pictures in {str(folder)!r}", hint=hint)
     return files
 
 
