@@ -1,4 +1,4 @@
-"""The counting environment, failing in episodes that are chosen beforehand by their seeds."""
+"""An environment that fails in episodes that are chosen beforehand by their seeds."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ import numpy as np
 
 from wmplatform.collect import episode_seed
 from wmplatform.envs import EnvironmentLost
+from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 
 from .counter_env import CounterAdapter
 
@@ -104,17 +105,18 @@ def misbehave(kind: str) -> None:
 
 
 @dataclass
-class FaultyAdapter(CounterAdapter):
-    """Counts, and fails by plan."""
+class FaultyAdapter(EnvAdapter):
+    """Another adapter, whose environments fail by plan."""
 
     faults: Faults = field(default_factory=dict)
+    inner: EnvAdapter = field(default_factory=CounterAdapter)
+    name = "counter/faulty"
+
+    def spec(self) -> EnvSpec:
+        return self.inner.spec()
 
     def make(self, seed: int) -> Any:
         kind, at = self.faults.get(seed, ("", RESET))
         if at == MAKE:
             misbehave(kind)
-        return Spoiled(super().make(seed), self.faults)
-
-    @property
-    def name(self) -> str:
-        return "counter/faulty"
+        return Spoiled(self.inner.make(seed), self.faults)

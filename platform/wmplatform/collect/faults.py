@@ -143,13 +143,15 @@ def refuse_unfit(
     """Look at what no record may hold; cheap enough for every step.
 
     Raises:
-        SimulatorFault: the reward or a float observation is not finite, or an observation has
-            another shape or dtype than declared.
+        SimulatorFault: the reward or a float observation is not finite, or an observation is
+            missing or has another shape or dtype than declared.
     """
     if not math.isfinite(reward):
         raise SimulatorFault(f"the reward is {reward}", key="reward")
     for key, declared in spec.observations.items():
-        value = observation[key]
+        value = observation.get(key)
+        if value is None:
+            raise SimulatorFault(f"{key} is missing", key=key)
         if value.shape != declared.shape or value.dtype != declared.dtype:
             raise SimulatorFault(
                 f"{key} is {value.dtype} {value.shape} instead of "

@@ -221,10 +221,10 @@ class StreamEnv:
         played = env.step_wait() if isinstance(env, IsolatedEnv) else env.step(self._command())
         observation, reward, terminated, truncated, info = played
         refuse_unfit(self.spec_of_env, observation, float(reward))
+        self.last = self._gather(observation, info, is_init=False)
         self._length += 1
         if self.spec_of_env.deterministic:
             self._actions.append(self._action)
-        self.last = self._gather(observation, info, is_init=False)
         return Outcome(float(reward), bool(terminated), bool(truncated))
 
     def _put_up_with(self, error: Exception) -> bool:
