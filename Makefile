@@ -17,7 +17,7 @@ RUN_READY := $(VENV)/.installed-run
 DEV_READY := $(VENV)/.installed-dev
 endif
 
-QUICKSTART_DIR ?= runs/quickstart
+QUICKSTART := runs/quickstart
 PYTEST_ARGS ?=
 
 # One thread a process: the tests and their workers share the cores among themselves.
@@ -32,9 +32,20 @@ WITH_GL = gl=$$(scripts/gl.sh $(PY)) || exit $$?;
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(RUN_READY) ## Install, then train a small DreamerV2 on Meta-World frames in a few minutes
-	@$(WITH_GL) MUJOCO_GL=$$gl $(PY) -m platform.run --gin experiments/quickstart.gin \
-	    --run-dir $(QUICKSTART_DIR)
+quickstart: $(RUN_READY) ## Install; then ContextWM in minutes: videos, pre-training, fine-tuning, pictures
+	@$(WITH_GL) export MUJOCO_GL=$$gl; set -ex; \
+	$(PY) -m platform.run prepare --gin experiments/videos/quickstart.gin --out $(QUICKSTART)/videos; \
+	$(PY) -m platform.run --gin experiments/quickstart_pretrain.gin --run-dir $(QUICKSTART)/pretrain; \
+	$(PY) -m platform.run --gin experiments/quickstart.gin --run-dir $(QUICKSTART)/finetune; \
+	$(PY) -m platform.run evaluate $(QUICKSTART)/finetune --video; \
+	$(PY) -m platform.run analyse predict $(QUICKSTART)/finetune; \
+	$(PY) -m platform.run analyse attention $(QUICKSTART)/finetune
+	@newest() { ls -t $(QUICKSTART)/$$1 | head -n 1; }; echo; \
+	echo "ContextWM after a few minutes; to start afresh, remove $(QUICKSTART)"; \
+	echo "  learning curve     $$(newest 'finetune/pictures/curve.png')"; \
+	echo "  policy video       $$(newest 'finetune/videos/evaluate-*')"; \
+	echo "  video prediction   $$(newest 'finetune/analyses/predict-*.png')"; \
+	echo "  context attention  $$(newest 'finetune/analyses/attention-*.png')"
 
 setup: $(DEV_READY) ## Install everything that development needs into .venv
 
