@@ -20,7 +20,9 @@ from wmplatform.replay import Replay, Segments
 from wmplatform.types import EnvSpec
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-FILES = sorted([*FOLDER.glob("*.gin"), *FOLDER.glob("ablations/*.gin")])
+FILES = sorted(
+    f for place in ("", "ablations", "crossovers") for f in (FOLDER / place).glob("*.gin")
+)
 SAME = re.compile(r"_pretrain_(?!ssv2|concat)|_dmcr_(hopper|unseen)|_dmc_medium")
 """Other videos, draws of looks and durations differ in nothing that an update could notice."""
 RUN = [file for file in FILES if not SAME.search(file.stem)]

@@ -82,15 +82,20 @@ class Transferred:
         replace_file(folder / "transfer.json", to_json(asdict(self)))
 
 
-def transfer(agent: Agent, source: Path | str, modules: Sequence[str] | None = None) -> Transferred:
+def transfer(
+    agent: Agent,
+    source: Path | str,
+    modules: Sequence[str] | Mapping[str, str] | None = None,
+) -> Transferred:
     """Load modules of a checkpoint's world model into an agent's, in place.
 
     Args:
         agent: as assembled.
         source: a run folder or its `checkpoints` (the newest generation), or one generation, e.g.
             `runs/pretrain/milestones/gen-000050000`.
-        modules: names below the world model, e.g. `("encoder", "dynamics.action_free")`. Unless
-            given, every component of the checkpoint, which all have to fit.
+        modules: names below the world model, e.g. `("encoder", "dynamics.action_free")`; where the
+            checkpoint has another name, both: `{"encoder.frame": "encoder"}`. Unless given, every
+            component of the checkpoint, which all have to fit.
 
     Raises:
         NothingToLoad: there is no checkpoint, or not such a module.
@@ -102,26 +107,35 @@ def transfer(agent: Agent, source: Path | str, modules: Sequence[str] | None = N
     updates = checkpoints.load_part("loop", generation)["counters"].get("updates", 0)
     model, path = agent.world_model, checkpoints.path(generation)
     mine, theirs = _components(model.state_dict()), _components(weights)
-    chosen = [name for name in mine if name in theirs] if modules is None else list(modules)
-    problems = [p for name in chosen for p in _differences(name, model, weights)]
+    chosen = _chosen(modules, [name for name in mine if name in theirs])
+    if modules is not None:
+        _check_names(path, chosen, model.state_dict(), weights)
+    problems = [p for pair in chosen for p in _differences(*pair, model, weights)]
     if modules is None:
         problems += _strangers(weights, mine)
-    else:
-        _check_names(path, chosen, model.state_dict(), weights)
     if problems:
         raise DoesNotFit(path, problems)
-    for name in chosen:
-        model.get_submodule(name).load_state_dict(_below(weights, name))
+    for here, there in chosen:
+        model.get_submodule(here).load_state_dict(_below(weights, there))
     return Transferred(
         source=str(path),
         updates=int(updates),
-        loaded={name: _size(model.get_submodule(name)) for name in chosen},
+        loaded={here: _size(model.get_submodule(here)) for here, _ in chosen},
         fresh=(
-            *_left(mine, chosen),
+            *_left(model.state_dict(), [here for here, _ in chosen]),
             *(n for n, part in agent.named_children() if n != "world_model" and part.state_dict()),
         ),
-        unused=tuple(_left(theirs, chosen)),
+        unused=tuple(_left(weights, [there for _, there in chosen])),
     )
+
+
+def _chosen(
+    modules: Sequence[str] | Mapping[str, str] | None, common: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Pairs of names: here, and in the checkpoint."""
+    if isinstance(modules, Mapping):
+        return list(modules.items())
+    return [(name, name) for name in (common if modules is None else modules)]
 
 
 def _find(source: Path) -> tuple[Checkpoints, int]:
@@ -154,7 +168,10 @@ def _components(names: Collection[str]) -> list[str]:
 
 
 def _check_names(
-    path: Path, chosen: Sequence[str], mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+    path: Path,
+    chosen: Sequence[tuple[str, str]],
+    mine: Mapping[str, Tensor],
+    theirs: Mapping[str, Tensor],
 ) -> None:
     """Check that the chosen modules exist on both sides.
 
@@ -162,12 +179,14 @@ def _check_names(
         NothingToLoad: one does not, or it is chosen twice.
     """
     problems = [] if chosen else ["no module is named"]
-    for index, name in enumerate(chosen):
-        for side, weights in (("world model", mine), ("checkpoint", theirs)):
-            if not _below(weights, name):
-                problems.append(f"the {side} has no module {name!r}")
-        if _covered(name, [*chosen[:index], *chosen[index + 1 :]]):
-            problems.append(f"{name!r} is named twice")
+    targets = [here for here, _ in chosen]
+    for index, (here, there) in enumerate(chosen):
+        if not _below(mine, here):
+            problems.append(f"the world model has no module {here!r}")
+        if not _below(theirs, there):
+            problems.append(f"the checkpoint has no module {there!r}")
+        if _covered(here, [*targets[:index], *targets[index + 1 :]]):
+            problems.append(f"{here!r} is named twice")
     if problems:
         raise NothingToLoad(
             "; ".join(problems),
@@ -177,9 +196,11 @@ def _check_names(
         )
 
 
-def _differences(name: str, model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+def _differences(
+    name: str, there: str, model: nn.Module, weights: Mapping[str, Tensor]
+) -> list[str]:
     """List the tensors of a module that are not the same on both sides."""
-    mine, theirs = _below(model.state_dict(), name), _below(weights, name)
+    mine, theirs = _below(model.state_dict(), name), _below(weights, there)
     found = []
     for key in sorted({*mine, *theirs}):
         if key not in theirs:
@@ -187,8 +208,8 @@ def _differences(name: str, model: nn.Module, weights: Mapping[str, Tensor]) -> 
         elif key not in mine:
             found.append(f"{name}.{key}: {_shape(theirs[key])} is in the checkpoint only")
         elif _shape(mine[key]) != _shape(theirs[key]):
-            here, there = _shape(mine[key]), _shape(theirs[key])
-            found.append(f"{name}.{key}: {here} here, {there} in the checkpoint")
+            here, saved = _shape(mine[key]), _shape(theirs[key])
+            found.append(f"{name}.{key}: {here} here, {saved} in the checkpoint")
     return found
 
 
@@ -216,11 +237,15 @@ def _covered(name: str, chosen: Collection[str]) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in chosen)
 
 
-def _left(components: Collection[str], chosen: Collection[str]) -> list[str]:
+def _left(tensors: Collection[str], chosen: Collection[str]) -> list[str]:
     """List the components that are not loaded, or not wholly."""
-    parts = {name for name in components if any(each.startswith(f"{name}.") for each in chosen)}
-    rest = [name for name in components if not _covered(name, chosen)]
-    return [f"the rest of {name}" if name in parts else name for name in rest]
+    found = []
+    for name in _components(tensors):
+        mine = [key for key in tensors if key.startswith(f"{name}.")]
+        left = [key for key in mine if not _covered(key, chosen)]
+        if left:
+            found.append(name if len(left) == len(mine) else f"the rest of {name}")
+    return found
 
 
 def _shape(tensor: Tensor) -> str:

@@ -252,6 +252,25 @@ def test_one_loss_may_step_two_groups_that_clip_by_themselves() -> None:
     assert below(changed(agent, before), "world_model.encoder")
 
 
+def test_what_is_frozen_stays_as_it_is_statistics_included() -> None:
+    agent = tiny_agent(model=RESNETS)
+    learner, before = learner_of(agent, frozen=("world_model.encoder",)), snapshot(agent)
+    for seed in range(2):
+        learner.update(segments(seed))
+    moved = changed(agent, before)
+    assert below(moved, "world_model.encoder") == set()
+    assert below(moved, "world_model.dynamics")
+    assert any("running_mean" in name for name in below(moved, "world_model.decoder"))
+    assert learner.group_sizes()["model"] == sum(
+        p.numel() for p in agent.world_model.parameters() if p.requires_grad
+    )
+
+
+def test_freezing_what_is_not_there_is_refused() -> None:
+    with pytest.raises(BadGroups, match=r"names 'world_model\.encodr'"):
+        learner_of(tiny_agent(), frozen=("world_model.encodr",))
+
+
 @pytest.mark.parametrize(
     ("prefixes", "message"),
     [

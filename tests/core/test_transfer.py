@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import Checkpoints
@@ -116,6 +116,30 @@ def test_a_part_of_a_component_is_loaded_only_if_named_and_said_so(
     found = transfer(tuned, pretrained[0], ("dynamics.action_free.prior",))
     check_loaded(tuned, before, pretrained[1], "dynamics.action_free.prior")
     assert "the rest of dynamics.action_free" in found.fresh
+
+
+class Wrapped(nn.Module):
+    """A world model whose encoder lies in another module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.frame = model.get_submodule("encoder")
+        self.decoder = model.get_submodule("decoder")
+
+
+def test_a_module_may_have_another_name_in_the_checkpoint(pretrained: tuple[Path, Agent]) -> None:
+    path, source = pretrained
+    tuned = agent(2)
+    tuned.world_model = Wrapped(tuned.world_model)  # type: ignore[assignment]
+    found = transfer(tuned, path, {"encoder.frame": "encoder"})
+    assert list(found.loaded) == ["encoder.frame"]
+    assert found.fresh == ("decoder",)
+    assert found.unused == ("dynamics.action_free", "decoder")
+    for name, value in source.world_model.get_submodule("encoder").state_dict().items():
+        assert torch.equal(tuned.world_model.encoder.frame.state_dict()[name], value)
+    with pytest.raises(NothingToLoad, match="the checkpoint has no module 'enc'"):
+        transfer(tuned, path, {"encoder.frame": "enc"})
 
 
 @pytest.mark.parametrize("modules", [None, WHOLE, ("encoder",)])

@@ -88,6 +88,7 @@ def learner_of(
     precision: str = "fp32",
     compile_parts: tuple[str, ...] = (),
     capture: bool = False,
+    frozen: tuple[str, ...] = (),
     **adam: Any,
 ) -> Learner:
     """DreamerV2's three optimiser groups; `adam` overrides their settings."""
@@ -100,4 +101,5 @@ def learner_of(
         precision=precision,
         compile_parts=compile_parts,
         capture=capture,
+        frozen=frozen,
     )

@@ -46,6 +46,7 @@ class Learner:
         groups: Mapping[str, tuple[str, ...]],
         optimizers: Mapping[str, Factory[Optimizer]],
         data: Factory[Request] = Segments,
+        frozen: tuple[str, ...] = (),
         precision: Precision = "auto",
         loss_scale: Annotated[float, Ge(1.0)] = 65536.0,
         max_bad_updates: Annotated[int, Ge(1)] = 20,
@@ -60,6 +61,8 @@ class Learner:
             groups: prefixes of parameter names by group, e.g. `{"model": ("world_model",)}`.
             optimizers: an optimiser for each group.
             data: what one update needs from replay.
+            frozen: prefixes of parameter names that no group trains; batch normalisation there
+                stays in eval mode.
             precision: of convolutions and matrix products (autocast); heads, logits, KL, sampling,
                 returns and all parameters stay fp32. `auto` is bf16 on an accelerator and fp32 on
                 a CPU.
@@ -84,6 +87,7 @@ class Learner:
                 hint="set Agent.frame_stack and Transitions.stack to the same number",
             )
         self.max_bad_updates = max_bad_updates
+        _freeze(agent, frozen)
         self._names = _assign(agent, groups)
         if set(optimizers) != set(groups):
             raise BadGroups(
@@ -299,6 +303,32 @@ class Learner:
 
 def _below(name: str, prefixes: Sequence[str]) -> bool:
     return any(name == p or name.startswith(f"{p}.") for p in prefixes)
+
+
+def _freeze(agent: nn.Module, frozen: Sequence[str]) -> None:
+    """Let nothing below these prefixes learn: parameters, or statistics of batch normalisation.
+
+    Raises:
+        BadGroups: a prefix names nothing.
+    """
+    for prefix in frozen:
+        found = [p for name, p in agent.named_parameters() if _below(name, (prefix,))]
+        if not found:
+            raise BadGroups(
+                f"Learner.frozen names {prefix!r}, below which there is no parameter",
+                hint="name a module such as 'world_model.encoder'",
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+    for name, module in agent.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and _below(name, frozen):
+            module.register_forward_pre_hook(_rest)
+
+
+def _rest(module: nn.Module, inputs: object) -> None:
+    """Keep a module in eval mode."""
+    del inputs
+    module.eval()
 
 
 def _assign(agent: nn.Module, groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:

@@ -76,7 +76,7 @@ class Online:
         evaluation: Factory[Evaluation] = Evaluation,
         eval_env: Factory[EnvAdapter] | None = None,
         load_from: str | None = None,
-        load_modules: tuple[str, ...] | None = None,
+        load_modules: tuple[str, ...] | dict[str, str] | None = None,
         total_agent_steps: Annotated[int, Ge(1)] = 255_000,
         prefill_agent_steps: Annotated[int, Ge(1)] = 5_000,
         pretrain_updates: Annotated[int, Ge(0)] = 100,
@@ -103,8 +103,9 @@ class Online:
                 anything but what its records hold: another server, other draws of the scene.
             load_from: a run folder (its newest checkpoint), or one checkpoint, whose world model
                 the agent starts with; read when the run begins, not when it is resumed.
-            load_modules: modules of the world model to load, e.g. `("encoder", "decoder")`; all
-                that the checkpoint has unless given.
+            load_modules: modules of the world model to load, e.g. `("encoder", "decoder")`, or by
+                their names here and in the checkpoint, `{"encoder.frame": "encoder"}`; all that the
+                checkpoint has unless given.
             total_agent_steps: when the run ends.
             prefill_agent_steps: random steps at the start; goes on until replay can serve a batch.
             pretrain_updates: updates after the prefill.
