@@ -1,6 +1,6 @@
 """How fast data comes: environment frames of each adapter and render profile, replay samples.
 
-    python benchmarks/data.py [--frames 40] [--repeats 5] [--json data.json]
+    python benchmarks/data.py [--frames 40] [--repeats 5] [--match dmcontrol] [--json data.json]
 
 Every way runs in a process of its own, so that none profits from another's caches or threads, and
 the ways take turns, so that other load on the machine meets them all. Ratios are within one turn.
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / source) for source in ("platform", "plugins", "benchmarks")]
 
 PLAIN_METAWORLD = "metaworld/drawer-open, mujoco.Renderer"
+PLAIN_DMCONTROL = "dmcontrol/cheetah-run, physics.render"
 PLAIN_GYM = "gym/Pendulum-v1, full-size render"
 
 Step = Callable[[], object]
@@ -73,6 +74,57 @@ def plain_metaworld() -> Step:
     return step
 
 
+def plain_dmcontrol() -> Step:
+    """Step cheetah twice and render it as dm_control's documentation does: `physics.render`."""
+    env, act = _suite_cheetah()
+
+    def step() -> object:
+        env.step(act())
+        env.step(act())
+        return env.physics.render(64, 64, camera_id=0)
+
+    return step
+
+
+def renderer_dmcontrol() -> Step:
+    """Step cheetah twice and render it with `mujoco.Renderer`, as gymnasium's environments do."""
+    env, act = _suite_cheetah()
+    import mujoco
+
+    renderer = mujoco.Renderer(env.physics.model.ptr, 64, 64)
+
+    def step() -> object:
+        env.step(act())
+        env.step(act())
+        renderer.update_scene(env.physics.data.ptr, camera=0)
+        return renderer.render()
+
+    return step
+
+
+def torchrl_dmcontrol() -> Step:
+    """Step cheetah by TorchRL's wrapper from pixels, at the size of the others."""
+    env, _ = _suite_cheetah()
+    from torchrl.envs import DMControlWrapper
+
+    wrapped: Any = DMControlWrapper(
+        env, from_pixels=True, frame_skip=2, render_kwargs={"height": 64, "width": 64}
+    )
+    start = wrapped.reset()
+    return lambda: wrapped.step(wrapped.rand_action(start.clone()))
+
+
+def _suite_cheetah() -> tuple[Any, Callable[[], Any]]:
+    os.environ.pop("LP_NUM_THREADS", None)  # Mesa's own default
+    import numpy as np
+    from dm_control import suite
+
+    env = suite.load("cheetah", "run", task_kwargs={"random": 0, "time_limit": float("inf")})
+    env.reset()
+    random = np.random.default_rng(0)
+    return env, lambda: random.uniform(-1, 1, 6)
+
+
 def plain_gym() -> Step:
     """Step Pendulum and render it at its own size, unshrunk."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -112,6 +164,23 @@ def metaworld_fast() -> Step:
     return metaworld(render_profile="fast")
 
 
+def dmcontrol(**settings: Any) -> Step:
+    """Step cheetah, two frames at a time, through its adapter."""
+    from wmplugins.dmcontrol import DMControl
+
+    return _adapter_step(DMControl(task="cheetah-run", time_limit=10**6, **settings))
+
+
+def dmcontrol_reference() -> Step:
+    """Draw what the model's XML asks for."""
+    return dmcontrol(render_profile="reference")
+
+
+def dmcontrol_fast() -> Step:
+    """Draw without shadows, reflections and MSAA."""
+    return dmcontrol(render_profile="fast")
+
+
 def _adapter_step(adapter: Any) -> Step:
     env = adapter.make(seed=0)
     env.reset()
@@ -123,6 +192,11 @@ WAYS = (
     Way(PLAIN_METAWORLD, plain_metaworld, PLAIN_METAWORLD),
     Way("metaworld/drawer-open, reference", metaworld_reference, PLAIN_METAWORLD),
     Way("metaworld/drawer-open, fast", metaworld_fast, PLAIN_METAWORLD),
+    Way(PLAIN_DMCONTROL, plain_dmcontrol, PLAIN_DMCONTROL),
+    Way("dmcontrol/cheetah-run, mujoco.Renderer", renderer_dmcontrol, PLAIN_DMCONTROL),
+    Way("dmcontrol/cheetah-run, TorchRL", torchrl_dmcontrol, PLAIN_DMCONTROL),
+    Way("dmcontrol/cheetah-run, reference", dmcontrol_reference, PLAIN_DMCONTROL),
+    Way("dmcontrol/cheetah-run, fast", dmcontrol_fast, PLAIN_DMCONTROL),
     Way(PLAIN_GYM, plain_gym, PLAIN_GYM),
     Way("gym/Pendulum-v1, 64 x 64", gym, PLAIN_GYM),
 )
@@ -169,9 +243,10 @@ class Worker:
         self.process.join(timeout=30)
 
 
-def measure_envs(frames: int, repeats: int) -> list[Rate]:
-    """Measure every way in turns; the first turn warms up and is dropped."""
-    workers = {way.name: Worker(way) for way in WAYS}
+def measure_envs(frames: int, repeats: int, match: str = "") -> list[Rate]:
+    """Measure the ways whose names begin so, in turns; the first one warms up and is dropped."""
+    ways = [way for way in WAYS if way.name.startswith(match)]
+    workers = {way.name: Worker(way) for way in ways}
     try:
         turns = [
             {name: worker.measure(frames) for name, worker in workers.items()}
@@ -180,7 +255,7 @@ def measure_envs(frames: int, repeats: int) -> list[Rate]:
     finally:
         for worker in workers.values():
             worker.stop()
-    return [_rate(way, turns) for way in WAYS]
+    return [_rate(way, turns) for way in ways]
 
 
 def _rate(way: Way, turns: list[dict[str, tuple[float, float, float]]]) -> Rate:
@@ -198,7 +273,7 @@ def show(rates: list[Rate]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Environment frames (steps with one 64 x 64 picture each)")
+    table = Table(title="Agent steps, each with one 64 x 64 picture")
     for column in ("way", "per CPU s", "per wall s", "CPU ratio", "wall ratio", "MiB"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for rate in rates:
@@ -241,13 +316,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--frames", type=int, default=40, help="frames of one turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns that count")
+    parser.add_argument("--match", default="", help="measure ways whose names begin so, e.g. gym")
     parser.add_argument("--only", choices=("envs", "replay"), help="measure one part only")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     os.environ.setdefault("MUJOCO_GL", "egl")
     report: dict[str, Any] = {"machine": machine()}
     if options.only != "replay":
-        rates = measure_envs(options.frames, options.repeats)
+        rates = measure_envs(options.frames, options.repeats, options.match)
         show(rates)
         report["envs"] = [asdict(rate) for rate in rates]
     if options.only != "envs":

@@ -63,7 +63,7 @@ class DMControlSimulator(Simulator):
         """Environment frames of this episode so far."""
         self._frame_limit = frame_limit
         self._with_state = state
-        self._state: NDArray[np.float32] = np.empty(0, np.float32)
+        self._observation: Mapping[str, Any] = {}
         self._low, self._high = _bounds(env.action_spec())
         self._draws = np.random.default_rng()
         _without_own_rendering(env.physics)
@@ -90,7 +90,7 @@ class DMControlSimulator(Simulator):
             self._draws = np.random.default_rng([_DRAWS_KEY, seed])
         self.before_episode(self._draws)
         self.frames = 0
-        self._keep_state(self.env.reset())
+        self._observation = self.env.reset().observation
         for number in range(self.model.nhfield):  # `quadruped-escape` draws its terrain
             self.renderer.upload_height_field(number)
         return {}
@@ -119,7 +119,7 @@ class DMControlSimulator(Simulator):
             what = f"{self.name}: the simulation became unstable: {error}"
             raise SimulatorFault(what, env=self.name) from error
         self.frames += 1
-        self._keep_state(moment)
+        self._observation = moment.observation
         terminated = bool(moment.last() and moment.discount == 0)
         out_of_time = self._frame_limit is not None and self.frames >= self._frame_limit
         return Frame(
@@ -129,17 +129,18 @@ class DMControlSimulator(Simulator):
     def observe(self) -> Mapping[str, NDArray[Any]]:
         """Render the scene; `state` holds the task's own observations in a row."""
         pixels = self.renderer.render(self.data)
-        return {"pixels": pixels, "state": self._state} if self._with_state else {"pixels": pixels}
+        return {"pixels": pixels, "state": self.state} if self._with_state else {"pixels": pixels}
+
+    @property
+    def state(self) -> NDArray[np.float32]:
+        """All of the task's own observations in a row; nothing is rendered."""
+        parts = [np.ravel(value) for value in self._observation.values()]
+        return np.concatenate(parts).astype(np.float32)
 
     def close(self) -> None:
         """Free the renderer's resources."""
         self.renderer.close()
         self.env.close()
-
-    def _keep_state(self, moment: Any) -> None:
-        if self._with_state:
-            parts = [np.ravel(value) for value in moment.observation.values()]
-            self._state = np.concatenate(parts).astype(np.float32)
 
 
 def load_task(domain: str, task: str) -> Any:
