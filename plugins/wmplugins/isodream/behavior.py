@@ -240,13 +240,9 @@ class IsolatedActorCritic(Behavior):
         quiet = [agent.world_model, self.slow_critic]
         with frozen(*quiet, *([self.attention] if self.attention else [])):
             seen, reward, raws = self.rollout(agent, update)
-            kept = seen if self.value_gradient or self.attention is None else _detached(seen)
-            slow_value = in_fp32(self.slow_critic, self.read(kept), self.fp32).squeeze(-1)
-        discount = torch.full_like(reward, self.gamma)
-        returns = lambda_return(reward, slow_value, discount, self.lambda_)
-        if self.reversed_returns:
-            returns = returns.flip(1)
-        weight = discount_weights(discount)[:, :-1]
+            slow_value = self.slow_value(seen)
+        returns = self.returns(reward, slow_value)
+        weight = discount_weights(torch.full_like(reward, self.gamma))[:, :-1]
         entropy = self.distribution(torch.stack(raws, 1)).entropy()
         scale = self.entropy_scale(update.agent_steps)
         actor_loss = -(weight * (returns + scale * entropy)).mean()
@@ -259,6 +255,16 @@ class IsolatedActorCritic(Behavior):
             Objective("actor", actor_loss, ("behavior.actor",)),
             Objective("critic", (weight * error).mean(), ("behavior.critic", *own)),
         ]
+
+    def slow_value(self, seen: Features) -> Tensor:
+        """Slow critic's values `[*lead]` of the view `value`, with a gradient where that is set."""
+        kept = seen if self.value_gradient or self.attention is None else _detached(seen)
+        return in_fp32(self.slow_critic, self.read(kept), self.fp32).squeeze(-1)
+
+    def returns(self, reward: Tensor, value: Tensor) -> Tensor:
+        """Lambda returns `[N, K - 1]` of rewards and values `[N, K]`."""
+        found = lambda_return(reward, value, torch.full_like(reward, self.gamma), self.lambda_)
+        return found.flip(1) if self.reversed_returns else found
 
     def rollout(self, agent: Agent, update: Update) -> Rollout:
         """Imagine from every observed state.

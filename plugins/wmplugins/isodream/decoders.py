@@ -69,6 +69,7 @@ class MaskDecoder(Decoder):
         context: Mapping[str, ArraySpec] | None = None,
         *,
         depth: Annotated[int, Ge(1)] = 32,
+        mask_bias: float = 0.0,
         key: str = "pixels",
     ) -> None:
         """Build the stacks.
@@ -78,6 +79,8 @@ class MaskDecoder(Decoder):
             observations: specs of the observation keys.
             context: specs of the context, if there is one.
             depth: channels of the last layer's input.
+            mask_bias: added to the logits of masks. At 0 the masks of an untrained model leave
+                nothing of the background, so that branches learn what stands still as well.
             key: the image that is made.
         """
         super().__init__()
@@ -92,7 +95,7 @@ class MaskDecoder(Decoder):
                 f"decoders.masks reads a context 'background' of shape {shape}, not {context}; "
                 "use context_encoders.background"
             )
-        self.keys, self.channels = (key,), shape[0]
+        self.keys, self.channels, self.mask_bias = (key,), shape[0], mask_bias
         self.stacks = nn.ModuleDict(
             {name: ImageStack(flat_size(features[name]), shape[0] + 1, depth) for name in BRANCHES}
         )
@@ -124,7 +127,7 @@ class MaskDecoder(Decoder):
             return Layers(images, dict(zip(BRANCHES, weights, strict=True)), None)
         if "background" not in context:
             raise ValueError(f"decoders.masks needs a background, the context has {set(context)}")
-        masks = {name: x.sigmoid() for name, x in logits.items()}
+        masks = {name: (x + self.mask_bias).sigmoid() for name, x in logits.items()}
         clamped = {name: x.clamp(-0.5, 0.5) for name, x in images.items()}
         return Layers(clamped, masks, context["background"])
 

@@ -14,11 +14,12 @@ __all__ = ["TwoMovers"]
 class TwoMovers(EnvAdapter):
     """A square that actions move, a disc that moves by itself, and a background that stands still.
 
-    The disc's way is random and does not depend on actions; the background is drawn anew for each
-    episode. The reward grows, up to 1, as the square comes near the disc.
+    The disc's way is random and does not depend on actions. The reward grows, up to 1, as the
+    square comes near the disc.
 
     Args:
         size: side of the picture in pixels.
+        backgrounds: how many there are; each episode stands before one of them.
         speed: pixels that the largest action moves the square in one frame; the disc is as fast.
         action_repeat: environment frames for each agent step.
         time_limit: agent steps of an episode.
@@ -32,12 +33,14 @@ class TwoMovers(EnvAdapter):
         self,
         *,
         size: Annotated[int, Ge(16)] = 64,
+        backgrounds: Annotated[int, Ge(1)] = 1,
         speed: Annotated[float, Gt(0.0)] = 4.0,
         action_repeat: Annotated[int, Ge(1)] = 1,
         time_limit: Annotated[int, Ge(1)] = 50,
         objects: bool = False,
     ) -> None:
         self.size, self.speed, self.objects = size, speed, objects
+        self.backgrounds = backgrounds
         self.action_repeat, self.time_limit = action_repeat, time_limit
 
     def spec(self) -> EnvSpec:
@@ -54,5 +57,5 @@ class TwoMovers(EnvAdapter):
 
     def make(self, seed: int) -> PlatformEnv:
         """Start one environment."""
-        movers = Movers(self.size, self.speed, objects=self.objects)
+        movers = Movers(self.size, self.speed, backgrounds=self.backgrounds, objects=self.objects)
         return PlatformEnv(movers, self.spec(), name=self.name, seed=seed)

@@ -23,26 +23,25 @@ class Movers(Simulator):
     Args:
         size: side of the picture in pixels.
         speed: pixels a frame at the largest action, in each direction.
+        backgrounds: how many there are.
         objects: also show the objects' true masks.
     """
 
-    def __init__(self, size: int, speed: float, *, objects: bool) -> None:
+    def __init__(self, size: int, speed: float, *, backgrounds: int, objects: bool) -> None:
         self.size, self.speed, self.objects = size, speed, objects
-        self.half = size * 0.1
+        self.half = size * 0.14
         """Half the square's side and the disc's radius, in pixels."""
         self._random = np.random.default_rng()
         self._row, self._column = np.mgrid[:size, :size] + 0.5
-        self._background = np.zeros((size, size, 3), np.uint8)
+        self._backgrounds = [_background(size, number) for number in range(backgrounds)]
+        self._background = self._backgrounds[0]
         self._square = self._disc = self._velocity = np.zeros(2)
 
     def reset(self, seed: int | None) -> Mapping[str, float]:
-        """Draw a background and places for both."""
+        """Choose a background and places for both."""
         if seed is not None:
             self._random = np.random.default_rng(seed)
-        colours = self._random.integers(20, 110, size=(4, 4, 3)).astype(np.uint8)
-        side = (self.size, self.size)
-        resized = Image.fromarray(colours).resize(side, Image.Resampling.BICUBIC)
-        self._background = np.asarray(resized)
+        self._background = self._backgrounds[self._random.integers(len(self._backgrounds))]
         low, high = self.half, self.size - self.half
         self._square, self._disc = self._random.uniform(low, high, size=(2, 2))
         self._velocity = self._random.uniform(-1, 1, size=2)
@@ -78,3 +77,9 @@ class Movers(Simulator):
         square = np.maximum(abs(self._row - y), abs(self._column - x)) <= self.half
         disc = np.hypot(self._row - v, self._column - u) <= self.half
         return square, disc
+
+
+def _background(size: int, number: int) -> NDArray[np.uint8]:
+    """A smooth picture `[size, size, 3]` of dark colours; the same for a number, always."""
+    colours = np.random.default_rng(number).integers(20, 110, size=(4, 4, 3)).astype(np.uint8)
+    return np.asarray(Image.fromarray(colours).resize((size, size), Image.Resampling.BICUBIC))

@@ -1,0 +1,336 @@
+"""Iso-Dream's equations and sizes against numbers that were computed independently."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+
+from wmplatform import assembly
+from wmplatform.agent import Agent
+from wmplatform.config import load
+from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
+from wmplugins.dreamer.cell import GRUCell
+from wmplugins.isodream.behavior import Attention, IsolatedActorCritic, LooseNormal
+from wmplugins.isodream.branch import Gaussian, balanced_kl
+from wmplugins.isodream.decoders import MaskDecoder
+
+FOLDER = Path(__file__).resolve().parents[2] / "experiments"
+VECTOR = ArraySpec((4,))
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def waves(shape: tuple[int, ...], k: int) -> Tensor:
+    """0.5 sin(1 + j + 7k), j counting in row-major order."""
+    j = np.arange(np.prod(shape), dtype=np.float64)
+    return torch.from_numpy(0.5 * np.sin(1 + j + 7 * k)).reshape(shape)
+
+
+def fill(layer: nn.Linear, k: int) -> None:
+    layer.weight.data, layer.bias.data = (
+        waves(layer.weight.shape, k),
+        waves(layer.bias.shape, k + 1),
+    )
+
+
+# Latents
+
+
+def test_scales_of_latents() -> None:
+    raw = torch.tensor([[0.0, -4.0], [0.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    found = Gaussian.of(raw, 0.1)
+    assert_allclose(found.std.flatten(), [0.33840584, 1.1, 1.56211716], rtol=1e-6)
+    assert_allclose(found.mean, np.zeros((3, 1)))
+
+
+def test_divergence_of_two_normals() -> None:
+    post = Gaussian(torch.tensor([1.0, -0.5]), torch.tensor([0.5, 1.1]))
+    prior = Gaussian(torch.tensor([0.0, 0.5]), torch.tensor([1.0, 0.8]))
+    assert post.kl(prior).item() == pytest.approx(1.72625595, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("nats", "loss", "to_post", "to_prior"), [(0.3, 1.0, 0, 0), (2.7, 2.7, 0.2, 0.8)]
+)
+def test_free_nats_are_on_the_mean_and_the_balance_favours_the_prior(
+    nats: float, loss: float, to_post: float, to_prior: float
+) -> None:
+    """Records of unequal divergence with this mean; the derivative of each KL is its shift."""
+    shift = torch.tensor([[2 * nats - 0.1], [0.1]]).mul(2).sqrt()[..., None].requires_grad_()
+    zero = torch.zeros(2, 1, 1, requires_grad=True)
+    one = torch.ones(2, 1, 1)
+    found, each = balanced_kl(Gaussian(shift, one), Gaussian(zero, one), 0.8, 1.0)
+    assert each.mean().item() == pytest.approx(nats, abs=1e-6)
+    assert found.item() == pytest.approx(loss, abs=1e-6)
+    post, prior = torch.autograd.grad(found, (shift, zero))
+    assert_allclose(post, to_post * shift.detach() / 2, atol=1e-6)
+    assert_allclose(prior, -to_prior * shift.detach() / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("eps", "expected"),
+    [
+        (1e-5, [-0.05683595, -0.40434692, -0.00277373]),
+        (1e-3, [-0.05622361, -0.40212958, 0.00008468]),
+    ],
+)
+def test_recurrent_cell(eps: float, expected: list[float]) -> None:
+    cell = GRUCell(2, 3, "torch", eps=eps)
+    cell.linear.weight.data = waves((9, 5), 1).float()
+    cell.linear.bias.data = waves((9,), 0).float()
+    h = cell(torch.tensor([[0.2, -0.4]]), torch.tensor([[0.1, -0.3, 0.5]]))
+    assert_allclose(h.detach().flatten(), expected, atol=1e-6)
+
+
+# Attention
+
+
+def test_attention() -> None:
+    made = Attention(2).double()
+    for k, layer in zip((0, 2, 4, 6), (made.query, made.key, made.value, made.out), strict=True):
+        fill(layer, k)
+    ctrl = torch.tensor([0.3, -0.6], dtype=torch.float64)
+    future = torch.tensor([[0.1, 0.2], [-0.5, 0.4], [0.9, -0.1]], dtype=torch.float64)
+    weights = made.weights(ctrl, future).detach()
+    assert_allclose(weights, [0.33482957, 0.36626397, 0.29890646], atol=1e-7)
+    assert_allclose(made(ctrl, future).detach(), [0.70043530, -0.36036274], atol=1e-7)
+
+
+# Composition
+
+
+class Constant(nn.Module):
+    """The same four channels everywhere."""
+
+    def __init__(self, colour: float, logit: float) -> None:
+        super().__init__()
+        self.register_buffer("channels", torch.tensor([colour, colour, colour, logit]))
+
+    def forward(self, f_NF: Tensor) -> Tensor:
+        return self.channels[:, None, None].expand(len(f_NF), -1, 64, 64)
+
+
+def decoder(ctrl: tuple[float, float], free: tuple[float, float]) -> MaskDecoder:
+    pixels = {"pixels": ArraySpec((3, 64, 64), "uint8")}
+    made = MaskDecoder({"ctrl": VECTOR, "free": VECTOR}, pixels, depth=1)
+    made.stacks["ctrl"], made.stacks["free"] = Constant(*ctrl), Constant(*free)
+    return made
+
+
+FEATURES = {"ctrl": torch.zeros(2, 3, 4), "free": torch.zeros(2, 3, 4)}
+BACKGROUND = {"background": torch.full((2, 3, 64, 64), 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("colour", "logits", "masks", "pixel"),
+    [
+        (0.4, (1.0, -2.0), (0.73105858, 0.11920292, 0.14973850), 0.27163640),
+        (0.8, (1.0, -2.0), (0.73105858, 0.11920292, 0.14973850), 0.34474226),  # clamped to 0.5
+        (0.4, (3.0, 3.0), (0.95257413, 0.95257413, -0.90514825), 0.00474259),
+    ],
+)
+def test_an_image_is_two_masked_layers_over_the_background(
+    colour: float, logits: tuple[float, float], masks: tuple[float, ...], pixel: float
+) -> None:
+    made = decoder((colour, logits[0]), (-0.3, logits[1]))
+    layers = made.layers(FEATURES, BACKGROUND)
+    found = (layers.masks["ctrl"], layers.masks["free"], layers.rest)
+    assert all(mask.shape == (2, 3, 1, 64, 64) for mask in found)
+    assert_allclose([mask.flatten()[0] for mask in found], masks, atol=1e-6)
+    image = made(FEATURES, BACKGROUND)["pixels"].mean
+    assert_allclose(image, np.full((2, 3, 3, 64, 64), pixel), atol=1e-6)
+
+
+def test_without_a_background_masks_share_the_image_and_nothing_is_clamped() -> None:
+    made = decoder((0.8, 1.0), (-0.3, -2.0))
+    layers = made.layers(FEATURES)
+    weight = 1 / (1 + math.exp(-3))
+    assert_allclose(layers.masks["ctrl"].flatten()[0], weight, atol=1e-6)
+    assert_allclose(layers.rest, 0, atol=1e-6)
+    pixel = 0.8 * weight - 0.3 * (1 - weight)
+    assert_allclose(made(FEATURES)["pixels"].mean.flatten()[0], pixel, atol=1e-6)
+
+
+# Returns and policies
+
+
+def actor_critic(**settings: object) -> IsolatedActorCritic:
+    views = {"policy": VECTOR, "value": VECTOR}
+    small = {"units": 4, "gamma": 0.9}
+    return IsolatedActorCritic(views, ActionSpec(2), **(small | settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reversed_returns", [False, True])
+def test_returns_belong_to_their_states_unless_the_authors_order_is_asked_for(
+    reversed_returns: bool,
+) -> None:
+    reward = torch.tensor([[1.0, 2, 3, 4, 9]])
+    value = torch.tensor([[10.0, 20, 30, 40, 50]])
+    found = actor_critic(reversed_returns=reversed_returns).returns(reward, value)[0]
+    expected = [38.89946, 43.27422, 46.695, 49.0]
+    assert_allclose(found, expected[::-1] if reversed_returns else expected, rtol=1e-6)
+
+
+def test_the_authors_normal_leaves_the_bounds_in_imagination_only() -> None:
+    raw = torch.zeros(1000, 4)
+    policy = actor_critic(truncated=False).distribution(raw)
+    assert isinstance(policy, LooseNormal)
+    assert policy.loose().abs().max() > 1.5
+    assert policy.sample().abs().max() <= 1
+    plain = torch.distributions.Normal(torch.zeros(2), torch.full((2,), 1.1))
+    assert_allclose(policy.entropy(), plain.entropy().sum().expand(1000), rtol=1e-6)
+    assert_allclose(
+        policy.log_prob(raw[:, :2] + 0.5), plain.log_prob(torch.tensor(0.5))[0].expand(1000) * 2
+    )
+    bounded = actor_critic().distribution(raw)
+    assert bounded.sample().abs().max() <= 1
+    assert bounded.entropy().max() < policy.entropy().min()
+
+
+def test_the_slow_critic_is_copied_before_the_first_learning() -> None:
+    made = actor_critic()
+    assert any(
+        (a != b).any()
+        for a, b in zip(made.critic.parameters(), made.slow_critic.parameters(), strict=True)
+    )
+    made.copy_slow_critic()
+    assert all(
+        (a == b).all()
+        for a, b in zip(made.critic.parameters(), made.slow_critic.parameters(), strict=True)
+    )
+
+
+# Sizes and initialisation
+
+
+def build(name: str, action: int, *binds: str, device: str = "meta") -> Agent:
+    config = load([FOLDER / f"{name}.gin"], list(binds))
+    spec = EnvSpec({"pixels": ArraySpec((3, 64, 64), "uint8")}, ActionSpec(action))
+    torch.manual_seed(0)
+    with torch.device(device):
+        return assembly.build_agent(config, spec)
+
+
+def count(*modules: nn.Module | None) -> int:
+    return sum(p.numel() for module in modules if module for p in module.parameters())
+
+
+IDLE = "dynamics.isolated.parity = True"  # builds the posterior head that the authors' code has
+
+
+@pytest.mark.parametrize(
+    ("name", "action", "dynamics", "inputs", "reward", "inverse", "total", "actor", "attention"),
+    [
+        (
+            "isodream_dmc",
+            6,
+            1_350_800,
+            (11_400, 205_000),
+            261_201,
+            572_806,
+            25_866_610,
+            586_412,
+            0,
+        ),
+        (
+            "isodream_carla",
+            2,
+            1_155_200,
+            (10_600, 10_200),
+            361_201,
+            571_202,
+            25_769_406,
+            583_204,
+            501_750,
+        ),
+    ],
+)
+def test_published_counts(
+    name: str,
+    action: int,
+    dynamics: int,
+    inputs: tuple[int, int],
+    reward: int,
+    inverse: int,
+    total: int,
+    actor: int,
+    attention: int,
+) -> None:
+    agent = build(name, action, IDLE)
+    model, behavior = agent.world_model, agent.behavior
+    background = model.context_encoder
+    assert background is not None
+    assert count(model.encoder.trunk) == 34_400
+    assert count(model.encoder.stages["ctrl"]) == count(background.stage) == 655_744
+    assert count(model.encoder, background.stage) == 2_001_632
+    assert count(background.decoder) == 14_045_795
+    assert count(model.decoder.stacks["ctrl"]) == 3_817_188
+    assert count(model.decoder) == 7_634_376
+    for branch, size in zip((model.dynamics.ctrl, model.dynamics.free), inputs, strict=True):
+        assert count(branch.inputs) == size
+        assert count(branch.cell) == 241_800
+        assert count(branch.prior_hidden), count(branch.prior_out) == (40_200, 20_100)
+    assert count(model.dynamics.ctrl.post_hidden) == 245_000
+    assert count(model.dynamics.ctrl.post_out) == 20_100
+    assert count(model.dynamics) == dynamics
+    assert count(model.head("reward")) == reward
+    assert count(model.head("inverse")) == inverse
+    assert count(model) == total
+    assert count(behavior.actor) == actor
+    assert count(behavior.critic) == count(behavior.slow_critic) == 421_601
+    assert count(behavior.attention) == attention
+
+
+def test_the_idle_posterior_is_left_out_unless_parity_is_asked_for() -> None:
+    idle = 245_000 + 20_100
+    assert count(build("isodream_dmc", 6).world_model) == 25_866_610 - idle
+    assert count(build("isodream_dmc_parity", 6).world_model) == 25_866_610
+
+
+def bound(weight: Tensor) -> float:
+    return weight.detach().abs().max().item()
+
+
+def test_layers_start_as_pytorch_starts_them() -> None:
+    """Uniform up to one over the root of the fan-in, which for transposed ones is the outputs'."""
+    agent = build("isodream_dmc", 6, device="cpu")
+    model, behavior = agent.world_model, agent.behavior
+    deconvolution = model.decoder.stacks["ctrl"].layers[0].weight
+    assert deconvolution.shape[:2] == (1024, 128)
+    assert bound(deconvolution) == pytest.approx(0.01767767, rel=1e-3)
+    assert bound(model.encoder.stages["ctrl"][0].weight) == pytest.approx(0.03125, rel=1e-3)
+    assert bound(model.dynamics.ctrl.cell.linear.weight) == pytest.approx(0.05, rel=1e-3)
+    for mlp in (
+        model.head("reward").mlp,
+        model.head("inverse").mlp,
+        behavior.actor.mlp,
+        behavior.critic,
+    ):
+        assert bound(mlp.trunk[1][0].weight) == pytest.approx(0.05, rel=1e-3)
+        assert bound(mlp.out.weight) == pytest.approx(0.05, rel=2e-2)
+        assert bound(mlp.out.bias) > 0
+
+
+def test_losses_at_the_start_and_the_constants_that_they_leave_out() -> None:
+    """On uniform noise, with the constants of unit normals added back."""
+    pixels = 3 * 64 * 64 * HALF_LOG_2PI
+    assert pixels == pytest.approx(11_291.9167, abs=1e-3)
+    assert pytest.approx(0.91893853, abs=1e-8) == HALF_LOG_2PI
+    agent = build("isodream_carla", 6, device="cpu")
+    lead = (2, 4)
+    batch = {
+        "pixels": torch.randint(256, (*lead, 3, 64, 64), dtype=torch.uint8),
+        "action": torch.rand(*lead, 6) * 2 - 1,
+        "reward": torch.zeros(lead),
+        "is_first": torch.zeros(lead, dtype=torch.bool),
+        "is_terminal": torch.zeros(lead, dtype=torch.bool),
+    }
+    with torch.no_grad():
+        losses = agent.world_model.losses(batch).losses
+    assert losses["image"].item() + pixels == pytest.approx(11_816.9, abs=15)
+    assert losses["inverse"].item() + 6 * HALF_LOG_2PI == pytest.approx(6.5, abs=0.6)
+    assert losses["reward"].item() == pytest.approx(0.0, abs=0.05)
+    assert losses["kl_ctrl"].item() + losses["kl_free"].item() == 2.0
