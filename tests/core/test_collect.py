@@ -56,6 +56,17 @@ def test_specs_of_discrete_actions() -> None:
     env.close()
 
 
+def test_closing_a_collection_closes_its_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[object] = []
+    monkeypatch.setattr(counter_env.Counter, "close", lambda self: closed.append(self))
+    collection = Collection(CounterAdapter(), CountingAgent(), 3, agent_steps_per_collect=3)
+    collection.collect()
+    assert not closed
+    collection.close()
+    collection.close()
+    assert len(closed) == 1
+
+
 def test_records_pair_each_frame_with_what_led_into_it(collection: Collection) -> None:
     records = gather(collection, 10)
     tick = records["pixels"][:, 0, 0, 0].long()

@@ -67,6 +67,7 @@ class _Streams(EnvBase):  # type: ignore[misc]
         tolerance: Tolerance | None,
     ) -> None:
         super().__init__(device=None, batch_size=torch.Size(batch))
+        self.is_closed = False  # TorchRL begins with True, and its collectors then close nothing
         spec = adapter.spec()
         self._streams = [
             StreamEnv(
