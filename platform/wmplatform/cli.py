@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0].startswith("--") and words[0] not in ("--help", "--version"):
         words.insert(0, "run")  # `python -m platform.run --gin FILE`
     options = parser.parse_args(words)
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, emoji=False)
     try:
         code: int = options.command(options)
     except PlatformError as error:

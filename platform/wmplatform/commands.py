@@ -53,7 +53,7 @@ def run(
     from wmplatform.run_folder import RunFolder
 
     leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-    console = Console(stderr=True, quiet=not leads)
+    console = Console(stderr=True, quiet=not leads, emoji=False)
     config = load(gin, bindings)  # before torch is imported: its errors come at once
     root = root_of(config)
     for note in config.notes:
@@ -131,7 +131,7 @@ def check(group: str, name: str | None, bindings: Sequence[str]) -> int:
     from wmplatform.contracts import check as check_laws
 
     report = check_laws(component.group, made, collect=True, **settings)
-    Console().print(str(report), markup=False, highlight=False, soft_wrap=True)
+    Console(emoji=False).print(str(report), markup=False, highlight=False, soft_wrap=True)
     return ExitCode.OK if report.ok else ExitCode.FAILED
 
 
@@ -145,7 +145,7 @@ def doctor(folder: Path, *, servers: Mapping[str, str] | None = None, as_json: b
     """
     from wmplatform.doctor import examine
 
-    console = Console()
+    console = Console(emoji=False)  # a host and its port may read like one: `:x:`
     found = []
     for diagnosis in examine(folder, servers):
         found.append(diagnosis)

@@ -289,6 +289,7 @@ class ServedSquare(MovingSquare):
         (ServedSquare, "here:1", 0, "ok  square at here:1: version 4"),
         (ServedSquare, "off:1", 4, "fix  switch it on"),
         (MovingSquare, "here:1", 4, "BAD server here:1: MovingSquare uses none"),
+        (MovingSquare, "here:x", 4, "BAD server here:x: MovingSquare uses none"),
     ],
 )
 def test_doctor_looks_at_the_server_it_is_told(
