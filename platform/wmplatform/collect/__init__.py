@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from wmplatform.collect.acting import ActingPolicy, Actor
     from wmplatform.collect.collection import BadCollection, Collected, Collection, EpisodeLost
     from wmplatform.collect.episodes import EpisodeStats, EpisodeTally
-    from wmplatform.collect.faults import EnvFault, FaultBudget, FaultBudgetSpent, FaultReport
+    from wmplatform.collect.faults import (
+        CollectionStopped,
+        CollectorLost,
+        EnvFault,
+        FaultBudget,
+        FaultBudgetSpent,
+        FaultReport,
+    )
     from wmplatform.collect.isolated import IsolatedAdapter, IsolatedEnv, Isolation
     from wmplatform.collect.stream_env import StreamEnv, episode_seed
     from wmplatform.collect.torch_envs import OneStream, Tolerance, VectorStreams
@@ -21,6 +28,8 @@ __all__ = [
     "BadCollection",
     "Collected",
     "Collection",
+    "CollectionStopped",
+    "CollectorLost",
     "EnvFault",
     "EpisodeLost",
     "EpisodeStats",
@@ -44,6 +53,8 @@ _HOME = {
     "BadCollection": "collection",
     "Collected": "collection",
     "Collection": "collection",
+    "CollectionStopped": "faults",
+    "CollectorLost": "faults",
     "EnvFault": "faults",
     "EpisodeLost": "collection",
     "EpisodeStats": "episodes",

@@ -28,7 +28,12 @@ from tensordict import TensorDict, TensorDictBase
 
 from wmplatform.collect.acting import ActingPolicy, Actor
 from wmplatform.collect.episodes import EpisodeStats, EpisodeTally
-from wmplatform.collect.faults import FaultBudgetSpent, FaultReport
+from wmplatform.collect.faults import (
+    CollectorLost,
+    FaultBudgetSpent,
+    FaultReport,
+    describe_error,
+)
 from wmplatform.collect.isolated import Isolation, StartMethod
 from wmplatform.collect.stream_env import IS_INIT, Snapshot
 from wmplatform.collect.torch_envs import (
@@ -150,6 +155,9 @@ class Collection:
 
         Args:
             warmup: act at random (`Explorer.warmup`) instead of by the policy.
+
+        Raises:
+            CollectorLost: a process of `processes` is gone; what came before can be saved.
         """
         if self._collector is None:
             self._start(warmup)
@@ -159,7 +167,7 @@ class Collection:
             if self._processes:
                 self._sync(force=changed)
         self._collects += 1
-        steps = next(self._batches)
+        steps = self._next_batch()
         records = to_records(steps, self.spec)
         self._count_starts(steps)
         faults, spent = self._faults(steps)
@@ -217,6 +225,19 @@ class Collection:
             self._collector = self._here()
         self._restored = None
         self._batches = iter(self._collector)
+
+    def _next_batch(self) -> TensorDictBase:
+        try:
+            return next(self._batches)
+        except Exception as error:
+            if not self._processes:
+                raise
+            raise CollectorLost(
+                f"a collector's process is gone: {describe_error(error)}",
+                where=self.adapter.name,
+                hint="its own messages are above; Collection.isolate = True protects it from an "
+                "environment that crashes",
+            ) from error
 
     def _count_starts(self, steps: TensorDictBase) -> None:
         """Remember which episodes are used up."""

@@ -17,6 +17,8 @@ from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.interfaces.env_adapter import EnvSpec
 
 __all__ = [
+    "CollectionStopped",
+    "CollectorLost",
     "EnvFault",
     "FaultBudget",
     "FaultBudgetSpent",
@@ -69,7 +71,17 @@ class FaultReport:
         )
 
 
-class FaultBudgetSpent(PlatformError):
+class CollectionStopped(PlatformError):
+    """Environments cannot be played any more; what was collected can be saved and gone on from."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class CollectorLost(CollectionStopped):
+    """The process of a collector died, or raised an error of its own."""
+
+
+class FaultBudgetSpent(CollectionStopped):
     """An environment failed more often than a run puts up with.
 
     Args:
@@ -77,8 +89,6 @@ class FaultBudgetSpent(PlatformError):
         limit: faults that were allowed.
         window: agent steps that they are counted in.
     """
-
-    exit_code = ExitCode.ENVIRONMENT
 
     def __init__(self, report: FaultReport, limit: int, window: int) -> None:
         self.report, self.limit, self.window = report, limit, window

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import UnreadableCheckpoint
-from wmplatform.collect import Collection, EpisodeStats, FaultBudgetSpent, FaultReport
+from wmplatform.collect import Collection, CollectionStopped, EpisodeStats, FaultReport
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
@@ -152,7 +152,7 @@ class Online:
 
         Raises:
             Diverged: too many updates in a row were not finite; the batch was saved.
-            FaultBudgetSpent: an environment failed too often; the run was saved.
+            CollectionStopped: environments failed too often; the run was saved.
             PlatformError: as environments, checkpoints and the disk say.
         """
         assert processes.size == 1
@@ -171,9 +171,9 @@ def train(run: "OnlineRun", stop: StopRequest) -> None:
     """Collect, learn, evaluate, save. Killing the process between any two lines loses no save.
 
     Raises:
-        FaultBudgetSpent: an environment failed too often; all that was done is saved.
+        CollectionStopped: environments failed too often; all that was done is saved.
     """
-    broken: FaultBudgetSpent | None = None
+    broken: CollectionStopped | None = None
     while not run.finished and not stop.requested and broken is None:
         try:
             if run.updates_due():
@@ -182,7 +182,7 @@ def train(run: "OnlineRun", stop: StopRequest) -> None:
                 run.evaluate()
             else:
                 run.collect()
-        except FaultBudgetSpent as error:
+        except CollectionStopped as error:
             broken = error
         if run.log_due():
             run.log()
@@ -288,7 +288,7 @@ class OnlineRun(TrainingRun):
         """Play `agent_steps_per_collect` steps and store their records.
 
         Raises:
-            FaultBudgetSpent: an environment failed too often; what came before is stored.
+            CollectionStopped: an environment failed too often; what came before is stored.
         """
         found = self.collection.collect(warmup=self.warming_up)
         if len(found.records):
@@ -322,7 +322,7 @@ class OnlineRun(TrainingRun):
         """Play evaluation episodes; log return, success, videos and a prediction.
 
         Raises:
-            FaultBudgetSpent: the environment failed too often; this evaluation is still due.
+            CollectionStopped: the environment failed too often; this evaluation is still due.
         """
         adapter = self.collection.tolerance.placed(self.eval_adapter)
         result = self.evaluation.run(
@@ -357,7 +357,7 @@ class OnlineRun(TrainingRun):
         """Note a fault of the evaluation's environment.
 
         Raises:
-            FaultBudgetSpent: it was one too many.
+            CollectionStopped: it was one too many.
         """
         self._log_fault("eval", report)
         spent = self.eval_budget.spend(report, self.agent_steps)
