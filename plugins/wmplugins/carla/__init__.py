@@ -116,7 +116,7 @@ class Carla(EnvAdapter):
         startup_timeout_s: Annotated[float, Gt(0)] = 60.0,
         tick_timeout_s: Annotated[float, Gt(0)] = 30.0,
         camera_timeout_s: Annotated[float, Gt(0)] = 2.0,
-        patience_s: Annotated[float, Ge(0)] = 300.0,
+        patience_s: Annotated[float, Ge(0)] = 240.0,
         any_version: bool = False,
     ) -> None:
         managers = traffic_manager_ports or tuple(port + _MANAGER_OFFSET for port in ports)

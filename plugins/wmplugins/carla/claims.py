@@ -3,9 +3,8 @@
 import fcntl
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO
 
 from wmplugins.carla.errors import ServerTaken
 from wmplugins.carla.settings import Server
@@ -29,7 +28,8 @@ class Claim:
         for server in servers:
             held = _lock(server)
             if held is not None:
-                self.server, self._held = server, held
+                self.server = server
+                self._close = weakref.finalize(self, os.close, held)  # also of one left behind
                 return
         names = ", ".join(map(str, servers))
         raise ServerTaken(
@@ -41,15 +41,17 @@ class Claim:
 
     def release(self) -> None:
         """Let others have the server; a second call does nothing."""
-        self._held.close()
+        self._close()
 
 
-def _lock(server: Server) -> IO[str] | None:
+def _lock(server: Server) -> int | None:
+    """Lock the server's file and return its descriptor; None where it is locked."""
     name = f"wmplatform-carla-{os.getuid()}-{server.host}-{server.port}.lock"
-    file = (Path(tempfile.gettempdir()) / name).open("w")
+    path = os.path.join(tempfile.gettempdir(), name)
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(held)
         return None
-    return file
+    return held

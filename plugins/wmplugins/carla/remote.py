@@ -60,7 +60,7 @@ class Remote:
         except (BrokenPipeError, ConnectionResetError):
             in_time = True  # the end is read below
         if not in_time:
-            self.kill()
+            self.close(patience_s=0.0)
             raise self._lost(f"no answer to {do!r} within {timeout_s:g} s")
         answer = receive(self._connection)
         if answer is None:
@@ -73,26 +73,22 @@ class Remote:
             raise WrongServer(answer["wrong"], hint=answer["hint"])
         return answer
 
-    def close(self) -> None:
-        """Let the process give the server back, for a while; a second call does nothing."""
+    def close(self, patience_s: float = _CLOSING_S) -> None:
+        """Let the process give the server back, but wait no longer than `patience_s` for it."""
         self._connection.close()
         try:
-            self._process.wait(_CLOSING_S)
+            self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._process.kill()
+            self._process.wait()
         self._said.close()
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-        self._process.wait()
 
     def _died(self) -> CarlaUnavailable:
         code = self._process.wait(_CLOSING_S)
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
-        self.close()
+        self.close(patience_s=0.0)
         return self._lost(f"the client process ended ({_manner(code)}){last}")
 
     def _lost(self, what: str) -> CarlaUnavailable:

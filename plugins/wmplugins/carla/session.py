@@ -27,6 +27,7 @@ from wmplugins.carla.weather import DYNAMIC, Sky
 __all__ = ["CarlaSession", "Sensed", "talking", "to_rgb", "town_of"]
 
 _CLOSING_TIMEOUT_S = 2.0
+_STREAM_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class CarlaSession:
         try:
             with talking(server, "setting the world up"):
                 self._set_up()
+            self._await_camera()
         except BaseException:
             self.close()
             raise
@@ -239,6 +241,18 @@ class CarlaSession:
         )
         camera.listen(self._images.put)
         return camera
+
+    def _await_camera(self) -> None:
+        """Tick until a picture comes: its stream is opened in the background, and takes a while."""
+        end_s = time.monotonic() + self.server.startup_timeout_s
+        while self._images.empty():
+            if time.monotonic() > end_s:
+                raise self._unavailable(
+                    f"the camera sent no picture within {self.server.startup_timeout_s:g} s; is "
+                    f"the port of its streams ({self.server.port + 1}) open?"
+                )
+            self._tick()
+            time.sleep(_STREAM_PAUSE_S)
 
     def _tick(self) -> int:
         with talking(self.server, "waiting for a frame"):
