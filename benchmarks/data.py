@@ -1,4 +1,4 @@
-"""How fast data comes: environment frames of each adapter and render profile, replay samples.
+"""How fast data comes: frames of each adapter and render profile, new looks, replay samples.
 
     python benchmarks/data.py [--frames 40] [--repeats 5] [--match dmcontrol] [--json data.json]
 
@@ -311,22 +311,34 @@ def replay_part(repeats: int) -> Any:
     return rates
 
 
+def looks_part(repeats: int) -> Any:
+    """Measure what a new look costs, where `data_looks.py` lies beside this file."""
+    if not (Path(__file__).parent / "data_looks.py").exists():
+        return None
+    module = importlib.import_module("data_looks")
+    costs = module.measure_looks(repeats=6 * repeats)
+    module.show(costs)
+    return costs
+
+
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--frames", type=int, default=40, help="frames of one turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns that count")
     parser.add_argument("--match", default="", help="measure ways whose names begin so, e.g. gym")
-    parser.add_argument("--only", choices=("envs", "replay"), help="measure one part only")
+    parser.add_argument("--only", choices=("envs", "looks", "replay"), help="measure one part only")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     os.environ.setdefault("MUJOCO_GL", "egl")
     report: dict[str, Any] = {"machine": machine()}
-    if options.only != "replay":
+    if options.only in (None, "envs"):
         rates = measure_envs(options.frames, options.repeats, options.match)
         show(rates)
         report["envs"] = [asdict(rate) for rate in rates]
-    if options.only != "envs":
+    if options.only in (None, "looks"):
+        report["looks"] = looks_part(options.repeats)
+    if options.only in (None, "replay"):
         report["replay"] = replay_part(options.repeats)
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
