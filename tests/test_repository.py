@@ -41,6 +41,7 @@ TORCH_FREE = (
     "wmplatform.registry",
     "wmplugins.carla",
     "wmplugins.dmcontrol",
+    "wmplugins.dmcremastered",
     "wmplugins.gym",
     "wmplugins.metaworld",
 )
