@@ -20,7 +20,7 @@ from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 DUAL = "contextwm_metaworld"
 SINGLE = "ablations/contextwm_no_dual_reward"
-CONCAT_EMBED = "dynamics.stacked.concat_embed = True"  # DMControl Remastered and CARLA
+CONCAT_EMBED = "dynamics.stacked.concat_embed = True"  # as for CARLA
 CNN = ("WorldModel.encoder = @encoders.cnn", "WorldModel.decoder = @decoders.cnn")
 PARTS = ("encoder", "action_free", "conditional", "decoder", "reward", "aux_reward")
 
@@ -81,8 +81,8 @@ RESNET, RESNETS, PLAIN, CONTEXT, HEAD = 1_562_112, 3_124_224, 7_519_227, 7_779_0
             45_043_102,
         ),
         (
-            DUAL,
-            (CONCAT_EMBED,),
+            "contextwm_dmc",  # and DMC Remastered
+            (),
             6,
             [RESNETS, Z, S_EMBED, CONTEXT, HEAD, HEAD],
             45_093_981,
@@ -90,8 +90,8 @@ RESNET, RESNETS, PLAIN, CONTEXT, HEAD = 1_562_112, 3_124_224, 7_519_227, 7_779_0
             49_264_139,
         ),
         (
-            "apv_metaworld",
-            (CONCAT_EMBED,),
+            "apv_dmc",
+            (),
             6,
             [RESNET, Z, S_EMBED, PLAIN, HEAD, 0],
             41_970_892,
@@ -108,7 +108,7 @@ RESNET, RESNETS, PLAIN, CONTEXT, HEAD = 1_562_112, 3_124_224, 7_519_227, 7_779_0
             49_260_931,
         ),
     ],
-    ids=["dual", "single", "plain", "cnn", "remastered", "remastered-plain", "carla"],
+    ids=["dual", "single", "plain", "cnn", "suite", "suite-plain", "carla"],
 )
 def test_fine_tuning(
     name: str,
@@ -127,6 +127,15 @@ def test_fine_tuning(
     projection = agent.explorer.get_buffer("random").numel()
     assert model + projection == projected
     assert projected + count(agent.behavior) == total
+
+
+def test_dreamer_v2_of_the_control_suite() -> None:
+    agent = build("dreamerv2_dmc", action=6)
+    model = agent.world_model
+    parts = [count(model.encoder), count(model.dynamics), count(model.decoder)]
+    assert parts == [1_551_312, 1_247_248, 9_886_611]
+    assert count(model) == sum(parts) + 971_601
+    assert count(agent.world_model, agent.behavior) == 16_575_986
 
 
 @pytest.mark.parametrize(
