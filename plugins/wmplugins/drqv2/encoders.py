@@ -52,7 +52,10 @@ class DrQEncoder(Encoder):
             raise ValueError(f"images of at least 15 x 15 are needed, got {height} x {columns}")
         layers: list[nn.Module] = []
         for stride in (2, 1, 1, 1):
-            layers += [orthogonal_(nn.Conv2d(channels, width, 3, stride), math.sqrt(2)), nn.ReLU(inplace=True)]
+            layers += [
+                orthogonal_(nn.Conv2d(channels, width, 3, stride), math.sqrt(2)),
+                nn.ReLU(inplace=True),
+            ]
             channels = width
             height, columns = (height - 3) // stride + 1, (columns - 3) // stride + 1
         self.layers = nn.Sequential(*layers)
