@@ -94,7 +94,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_across_faults(tmp_path: Path
     for stop in (24, 10**9):
         resumed = play(tmp_path / "pieces", FAULTS, StopAfter(stop))
     assert resumed is not None
-    assert resumed.faults == whole.faults == {"collect": 3, "eval": 0}
+    assert resumed.faults.counts == whole.faults.counts == {"collect": 3, "eval": 0}
     assert resumed.counters == whole.counters
     assert whole.counters["agent_steps"] == whole.counters["env_frames"] >= 48
     for key, value in whole.agent.state_dict().items():
@@ -119,7 +119,7 @@ def test_a_spent_budget_stops_with_a_checkpoint_and_the_run_goes_on_when_mended(
     assert sum(saved["replay"]["heads"]) == 18 + 3 * 2 + 6
     run = play(tmp_path / "run", {}, fault_budget=2)
     assert run.finished
-    assert run.faults == {"collect": 3, "eval": 0}
+    assert run.faults.counts == {"collect": 3, "eval": 0}
     firsts, lasts = (
         run.replay.storage.column(key)[: len(run.replay)].nonzero().flatten()
         for key in ("is_first", "is_last")
@@ -135,7 +135,7 @@ def test_faults_in_evaluation_stop_the_run_with_a_checkpoint_too(tmp_path: Path)
     assert saved["loop"]["evaluations"] == 0
     run = play(tmp_path / "run", {}, fault_budget=3)
     assert run.finished
-    assert run.faults == {"collect": 0, "eval": 4}
+    assert run.faults.counts == {"collect": 0, "eval": 4}
 
 
 def test_an_evaluation_leaves_a_failing_episode_out_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -143,4 +143,4 @@ def test_an_evaluation_leaves_a_failing_episode_out_and_the_run_goes_on(tmp_path
     assert run.finished
     seen = [line for line in episodes_and_faults(tmp_path / "run") if "eval/return" in line]
     assert [(line["eval/episodes"], line["eval/failed_episodes"]) for line in seen] == [(1, 1)] * 2
-    assert run.faults == {"collect": 0, "eval": 4}
+    assert run.faults.counts == {"collect": 0, "eval": 4}

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import UnreadableCheckpoint
-from wmplatform.collect import Collection, CollectionStopped, EpisodeStats, FaultReport
+from wmplatform.collect import Collection, CollectionStopped, EpisodeStats
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
@@ -22,6 +22,7 @@ from wmplatform.logging import Progress
 from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, UnreadableReplay, prune
 from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
+from wmplatform.training.fault_log import FaultLog
 from wmplatform.training.learner import Learner
 from wmplatform.training.processes import ALONE, Processes
 from wmplatform.training.random_state import seed_process
@@ -226,9 +227,7 @@ class OnlineRun(TrainingRun):
         if settings.prefetch:
             self.prefetcher = Prefetcher(self.replay, self.learner.data, self.device)
         self.evaluations = 0
-        self.faults = {"collect": 0, "eval": 0}
-        """Environments that failed so far."""
-        self.eval_budget = self.collection.tolerance.budget()
+        self.faults = FaultLog(self.collection.tolerance, self.logger, self.progress)
         self.learn_from: int | None = None
         """Agent steps at which the prefill ended."""
 
@@ -299,7 +298,7 @@ class OnlineRun(TrainingRun):
             self.counters["episodes"] += 1
             self._log_episode(episode)
         for report in found.faults:
-            self._log_fault("collect", report)
+            self.faults.note("collect", report, self.counters)
         filled = self.agent_steps >= self.settings.prefill_agent_steps
         if self.warming_up and filled and self.replay.can_sample(self.learner.data.records):
             self.learn_from = self.agent_steps
@@ -324,9 +323,12 @@ class OnlineRun(TrainingRun):
         Raises:
             CollectionStopped: the environment failed too often; this evaluation is still due.
         """
-        adapter = self.collection.tolerance.placed(self.eval_adapter)
         result = self.evaluation.run(
-            adapter, self.agent, self.seed, self.counters, put_up_with=self._put_up_with
+            self.collection.tolerance.placed(self.eval_adapter),
+            self.agent,
+            self.seed,
+            self.counters,
+            put_up_with=lambda report: self.faults.put_up_with(report, self.counters),
         )
         self.evaluation.report(result, self.agent, self.logger, self.counters)
         self.evaluations += 1
@@ -353,25 +355,9 @@ class OnlineRun(TrainingRun):
         self.logger.scalars(self.counters, values)
         self.progress.update(self.counters, last_return=episode.return_)
 
-    def _put_up_with(self, report: FaultReport) -> None:
-        """Note a fault of the evaluation's environment.
-
-        Raises:
-            CollectionStopped: it was one too many.
-        """
-        self._log_fault("eval", report)
-        spent = self.eval_budget.spend(report, self.agent_steps)
-        if spent is not None:
-            raise spent
-
-    def _log_fault(self, where: str, report: FaultReport) -> None:
-        self.faults[where] += 1
-        self.logger.scalars(self.counters, {f"faults/{where}": float(self.faults[where])})
-        self.progress.say(f"fault: {report}")
-
     def moment(self) -> tuple[int, ...]:
         """Steps, updates, evaluations and faults so far."""
-        faults = sum(self.faults.values())
+        faults = sum(self.faults.counts.values())
         return self.agent_steps, self.learner.updates, self.evaluations, faults
 
     def after_save(self) -> None:
@@ -422,15 +408,14 @@ class OnlineRun(TrainingRun):
         return {
             "evaluations": self.evaluations,
             "learn_from": self.learn_from,
-            "faults": dict(self.faults),
-            "eval_faults": list(self.eval_budget.noted),
+            "faults": self.faults.state_dict(),
         }
 
     def load_schedule(self, state: Mapping[str, Any]) -> None:
         """Restore what `schedule` gave."""
         self.evaluations, self.learn_from = state["evaluations"], state["learn_from"]
-        self.faults |= state.get("faults", {})  # older runs did not count them
-        self.eval_budget.noted = [int(at) for at in state.get("eval_faults", ())]
+        if "faults" in state:  # older runs did not count them
+            self.faults.load_state_dict(state["faults"])
 
     def begin(self) -> None:
         """Remove records that an earlier process left unsaved, and load what is to be loaded."""
