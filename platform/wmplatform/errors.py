@@ -21,7 +21,8 @@ class ExitCode(IntEnum):
     BAD_RUN = 3
     """A run folder or checkpoint cannot be used."""
     ENVIRONMENT = 4
-    """Something on this machine is missing: an extra, a GL library, a simulator, disk space."""
+    """Something on this machine is missing: an extra, a GL library, a simulator, disk space. Also
+    an environment that failed too often; the run was saved."""
     DIVERGED = 5
     """Too many updates in a row were not finite; the offending batch was saved."""
     INTERRUPTED = 130

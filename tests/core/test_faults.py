@@ -401,8 +401,7 @@ def test_collectors_in_processes_go_on_and_stop_too(capfd: pytest.CaptureFixture
 def test_a_collector_that_died_stops_the_collection_clearly() -> None:
     collection = make(plan(RUN, {(0, 1): ("exit", 2)}), processes=1, agent_steps_per_collect=6)
     with pytest.raises(CollectorLost, match=r"isolate = True") as caught:
-        for _ in range(6):
-            collection.collect()
+        _ = [collection.collect() for _ in range(6)]
     assert caught.value.exit_code is ExitCode.ENVIRONMENT
     assert collection.state_dict()["started"][0] >= 1
     collection.close()

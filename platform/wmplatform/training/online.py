@@ -408,14 +408,14 @@ class OnlineRun(TrainingRun):
         return {
             "evaluations": self.evaluations,
             "learn_from": self.learn_from,
-            "faults": self.faults.state_dict(),
+            "fault_log": self.faults.state_dict(),
         }
 
     def load_schedule(self, state: Mapping[str, Any]) -> None:
         """Restore what `schedule` gave."""
         self.evaluations, self.learn_from = state["evaluations"], state["learn_from"]
-        if "faults" in state:  # older runs did not count them
-            self.faults.load_state_dict(state["faults"])
+        if "fault_log" in state:  # older runs kept none
+            self.faults.load_state_dict(state["fault_log"])
 
     def begin(self) -> None:
         """Remove records that an earlier process left unsaved, and load what is to be loaded."""
