@@ -79,15 +79,16 @@ def strip(images_TCHW: Tensor) -> NDArray[np.uint8]:
 
 
 def pictures(layers: Layers, truth: Tensor) -> Image.Image:
-    """Rows: truth, model, mask and masked image of ctrl, those of free, background."""
-    rows = []
+    """Clips side by side; rows: truth, model, mask and masked image of each branch, background."""
+    clips = []
     for b in range(SHOWN):
-        rows += [strip(truth[b]), strip(layers.compose()[b])]
+        rows = [strip(truth[b]), strip(layers.compose()[b])]
         for name, mask in layers.masks.items():
             rows += [strip(mask[b] - 0.5), strip(mask[b] * (layers.images[name][b] + 0.5) - 0.5)]
         if layers.background is not None:
             rows.append(strip(layers.background[b].expand_as(truth[b])))
-    return Image.fromarray(np.concatenate(rows))
+        clips.append(np.pad(np.concatenate(rows), ((0, 0), (0, 6), (0, 0)), constant_values=255))
+    return Image.fromarray(np.concatenate(clips, 1))
 
 
 def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
