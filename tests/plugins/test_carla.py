@@ -154,7 +154,7 @@ def test_doctor_tells_that_a_client_drives_it(
 
 def test_laws_hold() -> None:
     with Double() as one, Double() as two:
-        check_env_adapter(highway(one, two), steps=8)
+        check_env_adapter(highway(one, two, action_repeat=2), steps=8, single=highway(two))
         for double in (one, two):
             counts = double.counts()
             spawned = counts["spawn_actor"] + counts["spawn_actor_with_parent"]
@@ -230,6 +230,19 @@ def test_a_frame_that_does_not_come_ends_the_episode(fault: dict[str, Any], said
             env.reset()
         assert not play(env, 3)[-1][3]
         env.close()
+
+
+def test_a_client_process_that_dies_is_replaced(spare: Double) -> None:
+    env = highway(spare, traffic=2).make(0)
+    simulator: Any = env._simulator
+    env.reset()
+    simulator._remote._process.kill()
+    with pytest.warns(ServerLost, match=r"the client process ended \(signal 9\)"):
+        assert env.step(AHEAD)[2:4] == (False, True)
+    env.reset()  # in spite of the cars and the traffic manager that the dead one left
+    assert len(play(env, 6)) == 6
+    env.close()
+    assert spare.counts()["actors"] == 1
 
 
 def test_a_car_in_the_air_is_invalid_not_terminal() -> None:

@@ -86,7 +86,8 @@ class Remote:
     def _died(self) -> CarlaUnavailable:
         code = self._process.wait(_CLOSING_S)
         self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        said = self._said.read().decode(errors="replace").splitlines()
+        lines = [line.strip() for line in said if line.strip() and "WARNING" not in line]
         last = f": {lines[-1]}" if lines else ""
         self.close(patience_s=0.0)
         return self._lost(f"the client process ended ({_manner(code)}){last}")
