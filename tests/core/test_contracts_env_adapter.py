@@ -287,7 +287,9 @@ def test_a_repeat_that_keeps_law_5_passes() -> None:
 
 
 def test_an_adapter_that_declares_itself_random_may_be() -> None:
-    check_env_adapter(ToyAdapter(deterministic=False, wrap=GlobalGenerator))
+    random = ToyAdapter(deterministic=False, action_repeat=2, wrap=GlobalGenerator)
+    single = ToyAdapter(deterministic=False, time_limit=None, wrap=GlobalGenerator)
+    check_env_adapter(random, single=single)
 
 
 @pytest.mark.parametrize(("law", "mutant"), MUTANTS, ids=[m.__name__ for _, m in MUTANTS])

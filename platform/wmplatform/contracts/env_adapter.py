@@ -61,7 +61,7 @@ def check_env_adapter(
     _check_time_limit(spec, [episode, other])
     _check_refusals(adapter, seeds[0])
     _check_clipping(adapter, plan, seeds[0])
-    if single is not None:
+    if single is not None and spec.deterministic:
         _check_repeat(adapter, single, plan, seeds[0])
     _check_close(adapter, seeds[0])
     _check_gymnasium(adapter, seeds[0])
