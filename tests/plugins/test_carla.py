@@ -154,7 +154,7 @@ def test_doctor_tells_that_a_client_drives_it(
 
 def test_laws_hold() -> None:
     with Double() as one, Double() as two:
-        check_env_adapter(highway(one, two, action_repeat=2), steps=8, single=highway(two))
+        check_env_adapter(highway(one, two), steps=8)
         for double in (one, two):
             counts = double.counts()
             spawned = counts["spawn_actor"] + counts["spawn_actor_with_parent"]
@@ -310,6 +310,19 @@ def test_a_server_that_cannot_serve_says_what_to_change(
     env.close()
     assert not spare.call("get_episode_settings")[0], "left in a pace of its own"
     assert hint in caught.value.hint
+
+
+def test_a_repeat_is_so_many_frames_and_the_sum_of_their_rewards(spare: Double) -> None:
+    totals = []
+    for repeat in (1, 3):
+        env = highway(spare, action_repeat=repeat).make(0)
+        env.reset()
+        ticks = spare.counts()["tick_cue"]
+        steps = play(env, 6 // repeat)
+        assert spare.counts()["tick_cue"] == ticks + 6
+        totals.append(sum(reward for _, reward, *_ in steps))
+        env.close()
+    assert totals[0] == pytest.approx(totals[1])
 
 
 def test_a_road_that_ends_is_terminal(spare: Double) -> None:
