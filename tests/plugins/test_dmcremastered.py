@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from torchrl.envs.utils import check_env_specs
 
+from wmplatform.collect import OneStream
 from wmplatform.contracts.env_adapter import check_env_adapter
 from wmplatform.envs import PlatformEnv, UnknownTask
 from wmplatform.errors import ExitCode, PlatformError
@@ -32,8 +34,8 @@ ALL_TASKS = [
 ]
 
 
-def fast(task: str = "walker-run", **settings: Any) -> DMCRemastered:
-    return DMCRemastered(task=task, render_profile="fast", **settings)
+def fast(task: str = "walker-run", **changes: Any) -> DMCRemastered:
+    return DMCRemastered(task=task, render_profile="fast", **changes)
 
 
 def simulator(env: PlatformEnv) -> Any:
@@ -66,6 +68,23 @@ def test_laws_hold_in_the_reference_profile() -> None:
     check_env_adapter(DMCRemastered(task="hopper-stand", time_limit=2), steps=3)
 
 
+def test_torchrl_finds_the_specs_kept() -> None:
+    env = OneStream(fast("hopper-stand", time_limit=3, state=True))
+    check_env_specs(env, break_when_any_done="both", seed=0)
+    env.close()
+
+
+@settings(max_examples=6)
+@given(seed=st.integers(0, 2**63), task=st.sampled_from(PAPER_TASKS))
+def test_any_seed_gives_its_own_look_again(seed: int, task: str) -> None:
+    env = fast(task).make(0)
+    first, again = env.reset(seed=seed)[0]["pixels"], env.reset(seed=seed)[0]["pixels"]
+    other = env.reset(seed=seed + 1)[0]["pixels"]
+    env.close()
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
 def digest(adapter: DMCRemastered, seeds: Iterable[int]) -> str:
     """Hash of some frames of some episodes of one environment."""
     found = hashlib.sha256()
@@ -81,7 +100,8 @@ def digest(adapter: DMCRemastered, seeds: Iterable[int]) -> str:
 def test_the_same_seed_gives_the_same_pictures_in_another_process() -> None:
     adapters, seeds = [DMCRemastered(task=task) for task in PAPER_TASKS], (3, 2**31 - 1, 3)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        theirs = pool.starmap(digest, [(adapter, seeds) for adapter in adapters])
+        waiting = pool.starmap_async(digest, [(adapter, seeds) for adapter in adapters])
+        theirs = waiting.get(timeout=300)
     assert [digest(adapter, seeds) for adapter in adapters] == theirs
     assert len(set(theirs)) == 3
 
