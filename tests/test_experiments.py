@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 FILES = sorted(
     f for place in ("", "ablations", "crossovers") for f in (FOLDER / place).glob("*.gin")
 )
-SAME = re.compile(r"_pretrain_(?!ssv2|concat)|_dmcr_(hopper|unseen)|_dmc_medium")
+SAME = re.compile(r"_pretrain_(?!ssv2|concat)|_dmcr_(hopper|unseen)|_dmc_medium|_carla_authors")
 """Other videos, draws of looks and durations differ in nothing that an update could notice."""
 RUN = [file for file in FILES if not SAME.search(file.stem)]
 SHORT = 8
