@@ -44,6 +44,7 @@ TORCH_FREE = (
     "wmplugins.dmcremastered",
     "wmplugins.gym",
     "wmplugins.metaworld",
+    "wmplugins.toyworlds",
 )
 
 
