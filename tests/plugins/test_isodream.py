@@ -396,3 +396,13 @@ def test_the_video_bonus_reads_both_branches() -> None:
 def test_parts_that_do_not_fit_are_refused(model: dict[str, Any], words: str) -> None:
     with pytest.raises(IncompatibleParts, match=words):
         isodream_agent(model=model)
+
+
+@BOTH
+@pytest.mark.parametrize("parity", [False, True])
+def test_an_update_in_lower_precision(driving: bool, parity: bool) -> None:
+    behavior = {"fp32": not parity, "truncated": not parity}
+    agent = isodream_agent(driving=driving, latent={"parity": parity}, behavior=behavior)
+    metrics = isodream_learner(agent, precision="bf16").update(records())
+    assert metrics["skipped_updates"] == 0
+    assert all(torch.isfinite(value) for value in metrics.values())

@@ -67,7 +67,7 @@ def isodream_agent(
     )
 
 
-def isodream_learner(agent: Agent) -> Learner:
+def isodream_learner(agent: Agent, **settings: Any) -> Learner:
     """Three optimisers; the critic's trains the attention as well."""
     groups = {
         "model": ("world_model",),
@@ -75,7 +75,7 @@ def isodream_learner(agent: Agent) -> Learner:
         "critic": ("behavior.critic", "behavior.attention"),
     }
     optimizers = {name: partial(Adam, lr=1e-3, weight_decay=0.0) for name in groups}
-    return Learner(agent, groups=groups, optimizers=optimizers)
+    return Learner(agent, groups=groups, optimizers=optimizers, **settings)
 
 
 def records(seed: int = 0, *, length: int = 6) -> TensorDict:
