@@ -261,11 +261,12 @@ def test_a_fault_while_an_episode_is_played_again_ends_it() -> None:
 
 
 @pytest.mark.parametrize(("window", "stops"), [(1000, True), (13, True), (12, False)])
-def test_only_recent_faults_count(window: int, stops: bool) -> None:
+def test_only_recent_faults_count_also_those_before_a_resume(window: int, stops: bool) -> None:
     # The faults come after 5 + 2 and 7 + 10 + 2 steps.
     faults = plan(RUN, {(0, 1): ("raise", 3), (0, 4): ("raise", 3)})
-    found = gather(faults, 11, fault_budget=1, fault_window=window)
-    assert any(each.spent for each in found) == stops
+    budget = {"fault_budget": 1, "fault_window": window}
+    for found in (gather(faults, 11, **budget), pieces(faults, [5, 6], **budget)):
+        assert any(each.spent for each in found) == stops
 
 
 def test_a_spent_budget_leaves_whole_records_and_goes_on_when_it_is_mended() -> None:
