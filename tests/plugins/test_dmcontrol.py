@@ -350,6 +350,17 @@ def test_dm_control_opens_no_context_of_its_own() -> None:
     env.close()
 
 
+def test_the_terrain_of_a_later_episode_is_drawn() -> None:
+    later, fresh = (fast("quadruped-escape", size=64).make(0) for _ in range(2))
+    first, _ = later.reset()
+    second, _ = later.reset(seed=1)
+    expected, _ = fresh.reset(seed=1)
+    later.close()
+    fresh.close()
+    assert np.array_equal(second["pixels"], expected["pixels"])
+    assert not np.array_equal(second["pixels"], first["pixels"])
+
+
 def test_fast_profile_costs_less() -> None:
     costs_s = {}
     for profile in ("reference", "fast"):
