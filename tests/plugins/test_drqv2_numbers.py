@@ -261,6 +261,16 @@ def test_the_critic_trains_the_encoder_and_the_actor_does_not() -> None:
         assert moved == {k for k in before if k.startswith(moving)}
 
 
+def test_noise_is_limited_in_learning_and_free_in_acting() -> None:
+    behavior, features = build(std=0.5).behavior, torch.zeros(500, 36)
+    mean = behavior.policy(features).mode
+    largest = (behavior._act(features, Update({})) - mean).abs().max().item()
+    assert largest == pytest.approx(0.3, abs=1e-5)
+    explorer = ScheduledNoise(ActionSpec(2), {}, std=0.5)
+    acted = explorer.act(behavior.policy(features), "train", 0)
+    assert (acted - mean).abs().max() > 0.6
+
+
 def test_learning_noise_has_the_scale_of_the_agents_clock() -> None:
     agent = build(std="linear(1.0, 0.0, 100)", clip=10.0)
     features = torch.zeros(2000, agent.world_model.view_spec("policy").shape[0])
