@@ -5,8 +5,9 @@
 
 Agent and learner are assembled from gin as a run assembles them; batches are random bytes in the
 shape that replay would give, or clips of videos, already on the device. No simulator is started.
-The rate is measured first, undisturbed; stages, operators and arithmetic are counted afterwards,
-in updates of their own. With --count they are counted on fake tensors and nothing is computed.
+Operators and arithmetic are counted apart from the rate: on an accelerator in updates of their own,
+as are the stages; for a CPU on fake tensors, so that `--updates 1 --warmup 0` computes one update.
+With --count nothing is computed.
 Settings are tried with --bind, e.g. "Learner.precision = 'bf16'" or "Segments.batch = 16".
 """
 
@@ -70,6 +71,8 @@ class Report(Counts):
     device: str
     update_s: float
     """Median wall time of an update."""
+    processor_s: float
+    """Median time that its threads computed; on a machine that is shared it says more."""
     updates_per_s: float
     spread: float
     """Slowest over fastest update."""
@@ -195,32 +198,44 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def measure(learner: Learner, batch: TensorDict, updates: int, warmup: int) -> Report:
-    """Measure a learner on one batch."""
+def measure(
+    learner: Learner, batch: TensorDict, updates: int, warmup: int, counts: Counts | None = None
+) -> Report:
+    """Measure a learner on one batch; without `counts`, in updates of their own."""
     device = learner.agent.device
+    stages = Stages(learner, lambda: now(device))
+    # Waiting for an accelerator after each stage would slow the timed updates down.
+    watching = stages.attached() if device.type == "cpu" else nullcontext()
     for _ in range(warmup):
         learner.update(batch)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for _ in range(updates):
-        before = now(device)
-        learner.update(batch)
-        seconds.append(now(device) - before)
+    seconds, computed = [], []
+    with watching:
+        for _ in range(updates):
+            before, computing = now(device), time.process_time()
+            learner.update(batch)
+            seconds.append(now(device) - before)
+            computed.append(time.process_time() - computing)
     peak_memory_mib = _peak_memory_mib(device)
-    stages = Stages(learner, lambda: now(device))
-    with stages.attached():
-        learner.update(batch)
-    counts, update_s = counts_of(learner, batch), statistics.median(seconds)
+    if device.type != "cpu":
+        with stages.attached():
+            learner.update(batch)
+    watched = updates if device.type == "cpu" else 1
+    counts, update_s = counts or counts_of(learner, batch), statistics.median(seconds)
     return Report(
         **asdict(counts),
         device=_device_name(device),
         update_s=update_s,
+        processor_s=statistics.median(computed),
         updates_per_s=1 / update_s,
         spread=max(seconds) / min(seconds),
         gflops_per_s=counts.gflops / update_s,
         peak_memory_mib=peak_memory_mib,
-        stages=stages.found,
+        stages={
+            phase: {stage: value / watched for stage, value in found.items()}
+            for phase, found in stages.found.items()
+        },
     )
 
 
@@ -238,6 +253,17 @@ def counts_of(learner: Learner, batch: TensorDict) -> Counts:
         operators_by_phase=by_phase,
         most_frequent=dict(count.names.most_common(12)),
     )
+
+
+def counted(config: Config, spec: EnvSpec) -> Counts:
+    """Count on fake tensors: nothing is computed and no memory is taken."""
+    with FakeTensorMode() as fake:
+        learner: Learner = assembly.build_part(
+            config, "learner", assembly.build_agent(config, spec)
+        )
+    batch = synthetic(spec, request_of(config, learner), torch.device("cpu"))
+    with fake:
+        return counts_of(learner, batch.apply(fake.from_tensor))
 
 
 def count_operators(
@@ -286,6 +312,7 @@ def show(found: Counts, title: str) -> None:
         rows |= {
             "device": report.device,
             "updates per s": f"{report.updates_per_s:.3g} ({spread})",
+            "processor time of an update": f"{report.processor_s:.3g} s",
             "arithmetic per second": f"{report.gflops_per_s:,.1f} GFLOP/s",
             "peak memory": f"{report.peak_memory_mib:,.0f} MiB",
         }
@@ -327,21 +354,13 @@ def main() -> None:
     config = load(files, options.bind)
     spec = assembly.build_spec(config)
     device = torch.device("cpu" if options.count else choose_device(options.device))
-    fake = FakeTensorMode() if options.count else nullcontext()
-    with fake:
-        agent = assembly.build_agent(config, spec)
-        if not options.count:  # fake modules cannot be moved
-            agent = agent.to(device)
+    found = counted(config, spec) if device.type == "cpu" else None
+    if not options.count:
+        agent = assembly.build_agent(config, spec).to(device)
         learner: Learner = assembly.build_part(config, "learner", agent)
-    batch = synthetic(spec, request_of(config, learner), device)
-    with fake:
-        if options.count:
-            batch = batch.apply(fake.from_tensor)
-        found: Counts = (
-            counts_of(learner, batch)
-            if options.count
-            else measure(learner, batch, options.updates, options.warmup)
-        )
+        batch = synthetic(spec, request_of(config, learner), device)
+        found = measure(learner, batch, options.updates, options.warmup, found)
+    assert found is not None
     show(found, ", ".join(file.stem for file in files))
     if options.json is not None:
         numbers = {"files": [file.name for file in files], "bind": options.bind, **asdict(found)}

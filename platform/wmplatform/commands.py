@@ -272,7 +272,7 @@ def print_pairs(values: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, indent=2))
         return
-    table = Table(show_header=False)
+    table = Table(Column(), Column(overflow="fold"), show_header=False)  # paths stay whole
     for name, value in values.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     Console().print(table)
