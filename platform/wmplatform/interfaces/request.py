@@ -14,10 +14,14 @@ __all__ = ["Request"]
 class Request(ABC):
     """Draws the batch of one update from replay.
 
-    The learner passes it on to the plan as it is, so a request and a behavior agree on its keys:
-    segments `[B, T]` of records, transitions `[B]`, both in one, states that replay kept.
+    A subclass is built with `(*, its own settings)`. The learner passes a batch on to the plan as it
+    is, so a request and a behavior agree on its keys: segments `[B, T]` of records, transitions
+    `[B]`, both in one, or states that replay kept.
 
-    1. A draw follows replay's own generator: equal replays give equal batches.
+    Laws:
+
+    1. A draw follows replay's own generator: equal replays give equal batches, and
+       no record changes.
     2. Where replay holds an episode of `records` records, `sample` succeeds.
     3. Images are uint8, `stack` frames of them on the channel axis.
     """
