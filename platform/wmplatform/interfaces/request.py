@@ -14,8 +14,8 @@ __all__ = ["Request"]
 class Request(ABC):
     """Draws the batch of one update from replay.
 
-    A subclass is built with `(*, its own settings)`. The learner passes a batch on to the plan as it
-    is, so a request and a behavior agree on its keys: segments `[B, T]` of records, transitions
+    A subclass is built with `(*, its own settings)`. The learner passes a batch on to the plan as
+    it is, so a request and a behavior agree on its keys: segments `[B, T]` of records, transitions
     `[B]`, both in one, or states that replay kept.
 
     Laws:
