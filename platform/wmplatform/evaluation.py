@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wmplatform.agent import Agent
-from wmplatform.collect.faults import FaultReport, describe_error, mendable, refuse_unfit
+from wmplatform.collect.faults import FaultReport, describe_error, recoverable, refuse_unfit
 from wmplatform.errors import PlatformError
 from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.logging import RunLogger
@@ -42,7 +42,7 @@ _REDUCTIONS: dict[str, Callable[[list[float]], float]] = {
 }
 
 
-PutUpWith: TypeAlias = Callable[[FaultReport], None]
+OnFault: TypeAlias = Callable[[FaultReport], None]
 """Is told of a fault; raises where it was one too many."""
 
 _TRIES = 2
@@ -59,7 +59,7 @@ class EvaluationFailed(PlatformError):
     """
 
     def __init__(self, name: str, seed: int, agent_steps: int, error: Exception) -> None:
-        self.name, self.seed, self.agent_steps = name, seed, agent_steps
+        self.name, self.seed, self.agent_steps, self.error = name, seed, agent_steps, error
         super().__init__(
             f"evaluation: {type(error).__name__} from the environment: {error}",
             where=f"{name}, episode of seed {seed}, after agent step {agent_steps}",
@@ -181,7 +181,7 @@ class Evaluation:
         seed: int,
         counters: Mapping[str, int],
         *,
-        put_up_with: PutUpWith | None = None,
+        on_fault: OnFault | None = None,
     ) -> EvaluationResult:
         """Play `episodes` episodes.
 
@@ -190,13 +190,13 @@ class Evaluation:
             agent: acts in eval mode; left as it was.
             seed: of the run; the episodes' seeds come from it and from nothing else.
             counters: `agent_steps` is the explorer's clock.
-            put_up_with: is told when an environment failed in such a way that another one may do
+            on_fault: is told when an environment failed in such a way that another one may do
                 better, and may raise. Then the episode is played again, once; if that fails too, it
                 is left out. Unless given, any error ends the evaluation.
 
         Raises:
             EvaluationFailed: the environment raised an error; it is closed.
-            PlatformError: as the environment or `put_up_with` says; the environment is closed.
+            PlatformError: as the environment or `on_fault` says; the environment is closed.
         """
         result = EvaluationResult([])
         with own_randomness(_seed_of(seed, 0)), eval_mode(agent):
@@ -205,7 +205,7 @@ class Evaluation:
                 record = index < self.video_episodes
                 for _ in range(_TRIES):
                     episode = Episode(_seed_of(seed, index))
-                    if self._attempt(play, episode, put_up_with, record=record):
+                    if self._attempt(play, episode, on_fault, record=record):
                         result.episodes.append(episode)
                         break
                 else:
@@ -238,26 +238,25 @@ class Evaluation:
             env.close()
 
     def _attempt(
-        self, play: "_Play", episode: Episode, put_up_with: PutUpWith | None, *, record: bool
+        self, play: "_Play", episode: Episode, on_fault: OnFault | None, *, record: bool
     ) -> bool:
-        """Play an episode; False where its environment failed, and that was put up with."""
-        name = play.adapter.name
+        """Play an episode; False where its environment failed, and another one may do better."""
         try:
             if self._env is None:
-                self._env = play.adapter.make(episode.seed)
+                with _environments_errors(play.adapter.name, episode):
+                    self._env = play.adapter.make(episode.seed)
                 self._made = True
             play.episode(self._env, episode, record=record)
-        except Exception as error:
-            with suppress(Exception):  # what is broken may not even close
-                self.close()
-            if put_up_with is not None and mendable(error, made=self._made):
-                what = describe_error(error)
-                put_up_with(FaultReport(name, "evaluation", episode.seed, episode.length, what))
-                return False
-            if isinstance(error, PlatformError):
-                raise
-            raise EvaluationFailed(name, episode.seed, episode.length, error) from error
-        return True
+            return True
+        except EvaluationFailed as caught:
+            failed, error = caught, caught.error
+        with suppress(Exception):  # what is broken may not even close
+            self.close()
+        if on_fault is None or not recoverable(error, made=self._made):
+            raise error if isinstance(error, PlatformError) else failed
+        what = describe_error(error)
+        on_fault(FaultReport(failed.name, "evaluation", failed.seed, failed.agent_steps, what))
+        return False
 
     def _report_prediction(
         self,
@@ -287,10 +286,15 @@ class _Play:
     longest: int
 
     def episode(self, env: gymnasium.Env[Any, Any], episode: Episode, *, record: bool) -> None:
-        """Play to the end; fills `episode` in as it goes."""
-        spec = self.adapter.spec()
-        observation, _ = env.reset(seed=episode.seed)
-        refuse_unfit(spec, observation)
+        """Play to the end; fills `episode` in as it goes.
+
+        Raises:
+            EvaluationFailed: the environment raised; what the agent raises stays as it is.
+        """
+        spec, name = self.adapter.spec(), self.adapter.name
+        with _environments_errors(name, episode):
+            observation, _ = env.reset(seed=episode.seed)
+            refuse_unfit(spec, observation)
         action = torch.zeros(1, spec.action.size)
         records = [_record(observation, action, is_first=True)]
         infos: list[Mapping[str, float]] = []
@@ -298,16 +302,17 @@ class _Play:
         over = False
         while not over and episode.length < self.longest:
             action, memory = self._act(observation, memory, is_first=episode.length == 0)
-            observation, reward, terminated, truncated, info = env.step(_for_env(action, spec))
-            refuse_unfit(spec, observation, float(reward))
+            with _environments_errors(name, episode):
+                observation, reward, terminated, truncated, info = env.step(_for_env(action, spec))
+                refuse_unfit(spec, observation, float(reward))
+                infos.append({signal: float(info[signal]) for signal in spec.signals})
             episode.length += 1
             episode.return_ += float(reward)
             over = terminated or truncated
-            infos.append(info)
             if record:
                 records.append(_record(observation, action, is_first=False))
-        for name, rule in spec.signals.items():
-            episode.signals[name] = _REDUCTIONS[rule]([float(info[name]) for info in infos])
+        for signal, rule in spec.signals.items():
+            episode.signals[signal] = _REDUCTIONS[rule]([info[signal] for info in infos])
         if record:
             episode.records = {key: np.stack([each[key] for each in records]) for key in records[0]}
 
@@ -325,6 +330,15 @@ class _Play:
             agent_steps=self.agent_steps,
         )
         return action.float().cpu(), memory
+
+
+@contextmanager
+def _environments_errors(name: str, episode: Episode) -> Iterator[None]:
+    """Turn what an environment raises into `EvaluationFailed`."""
+    try:
+        yield
+    except Exception as error:
+        raise EvaluationFailed(name, episode.seed, episode.length, error) from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ __all__ = [
     "FaultBudgetSpent",
     "FaultReport",
     "describe_error",
-    "mendable",
+    "recoverable",
     "refuse_unfit",
 ]
 
@@ -128,7 +128,7 @@ class FaultBudget:
         return FaultBudgetSpent(report, self.limit, self.window)
 
 
-def mendable(error: Exception, *, made: bool) -> bool:
+def recoverable(error: Exception, *, made: bool) -> bool:
     """Whether another environment may do better than the one that raised.
 
     Args:

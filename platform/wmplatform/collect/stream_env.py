@@ -15,7 +15,7 @@ from wmplatform.collect.faults import (
     FaultBudgetSpent,
     FaultReport,
     describe_error,
-    mendable,
+    recoverable,
     refuse_unfit,
 )
 from wmplatform.collect.isolated import IsolatedEnv
@@ -229,7 +229,7 @@ class StreamEnv:
 
     def _put_up_with(self, error: Exception) -> bool:
         """Close the environment and note what it did; False where only the user can help."""
-        if self._budget is None or not mendable(error, made=self._made):
+        if self._budget is None or not recoverable(error, made=self._made):
             return False
         report = FaultReport(
             self._adapter.name,

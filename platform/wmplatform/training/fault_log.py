@@ -30,7 +30,7 @@ class FaultLog:
         self._logger.scalars(counters, {f"faults/{purpose}": float(self.counts[purpose])})
         self._progress.say(f"fault: {report}")
 
-    def put_up_with(self, report: FaultReport, counters: Mapping[str, int]) -> None:
+    def on_eval_fault(self, report: FaultReport, counters: Mapping[str, int]) -> None:
         """Note a fault of evaluation's environment.
 
         Raises:

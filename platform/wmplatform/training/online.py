@@ -328,7 +328,7 @@ class OnlineRun(TrainingRun):
             self.agent,
             self.seed,
             self.counters,
-            put_up_with=lambda report: self.faults.put_up_with(report, self.counters),
+            on_fault=lambda report: self.faults.on_eval_fault(report, self.counters),
         )
         self.evaluation.report(result, self.agent, self.logger, self.counters)
         self.evaluations += 1
