@@ -115,7 +115,7 @@ class ResNetEncoder(Encoder):
 
         Args:
             observations: specs of the observation keys.
-            depth: channels after the first convolution; they double in the second and the third stage.
+            depth: channels after the first convolution; they double in the later two stages.
             norm: normalisation in the residual blocks.
             key: observation that is read.
         """
