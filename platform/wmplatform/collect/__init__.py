@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from wmplatform.collect.isolated import IsolatedAdapter, IsolatedEnv, Isolation
     from wmplatform.collect.stream_env import StreamEnv, episode_seed
-    from wmplatform.collect.torch_envs import OneStream, Tolerance, VectorStreams
+    from wmplatform.collect.torch_envs import FaultTolerance, OneStream, VectorStreams
 
 __all__ = [
     "ActingPolicy",
@@ -37,12 +37,12 @@ __all__ = [
     "FaultBudget",
     "FaultBudgetSpent",
     "FaultReport",
+    "FaultTolerance",
     "IsolatedAdapter",
     "IsolatedEnv",
     "Isolation",
     "OneStream",
     "StreamEnv",
-    "Tolerance",
     "VectorStreams",
     "episode_seed",
 ]
@@ -62,12 +62,12 @@ _HOME = {
     "FaultBudget": "faults",
     "FaultBudgetSpent": "faults",
     "FaultReport": "faults",
+    "FaultTolerance": "torch_envs",
     "IsolatedAdapter": "isolated",
     "IsolatedEnv": "isolated",
     "Isolation": "isolated",
     "OneStream": "torch_envs",
     "StreamEnv": "stream_env",
-    "Tolerance": "torch_envs",
     "VectorStreams": "torch_envs",
     "episode_seed": "stream_env",
 }

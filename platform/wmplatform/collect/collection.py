@@ -35,14 +35,12 @@ from wmplatform.collect.faults import (
     describe_error,
 )
 from wmplatform.collect.isolated import Isolation, StartMethod
-from wmplatform.collect.stream_env import IS_INIT, Snapshot
+from wmplatform.collect.stream_env import IS_INIT, LOST, SPENT, Snapshot
 from wmplatform.collect.torch_envs import (
     FAULT,
-    LOST,
-    SPENT,
+    FaultTolerance,
     OneStream,
     ProcessStream,
-    Tolerance,
     VectorStreams,
 )
 from wmplatform.errors import ExitCode, PlatformError
@@ -130,7 +128,7 @@ class Collection:
         self.policy = ActingPolicy(copy.deepcopy(agent) if processes else agent, self.spec)
         self._agent = agent
         self._seed, self._num_envs, self._processes = seed, num_envs, processes
-        self.tolerance = Tolerance(
+        self.tolerance = FaultTolerance(
             fault_budget=fault_budget,
             fault_window=fault_window,
             isolate=isolate,
@@ -210,6 +208,9 @@ class Collection:
         """Stop environments and processes; a second call does nothing."""
         if self._collector is not None and not getattr(self._collector, "closed", False):
             self._collector.shutdown()
+        elif self._collector is None and self._env is not None:  # the first reset failed
+            self._env.close(raise_if_closed=False)
+            self._env = None
 
     def _start(self, warmup: bool) -> None:
         state = self._restored

@@ -3,8 +3,10 @@
 This file imports no torch: environment workers stay small.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias, TypedDict
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import gymnasium
 import numpy as np
@@ -21,12 +23,17 @@ from wmplatform.collect.faults import (
 from wmplatform.collect.isolated import IsolatedEnv
 from wmplatform.interfaces.env_adapter import EnvAdapter
 
-__all__ = ["IS_INIT", "Outcome", "Snapshot", "StreamEnv", "episode_seed"]
+__all__ = ["IS_INIT", "LOST", "SPENT", "Outcome", "Snapshot", "StreamEnv", "episode_seed"]
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
+_T = TypeVar("_T")
 
 IS_INIT = "is_init"
 """Key of the flag that marks the first observation of an episode."""
+LOST = 1
+"""The environment failed: there was no arrival, and the episode is truncated."""
+SPENT = 2
+"""The environment had failed for good before: nothing was played."""
 
 
 class Snapshot(TypedDict):
@@ -56,8 +63,8 @@ class Outcome(NamedTuple):
     reward: float
     terminated: bool
     truncated: bool
-    lost: bool = False
-    """The environment failed, or had failed for good before: nothing was played."""
+    fault: int = 0
+    """`LOST` or `SPENT` where there was no such step."""
 
 
 class StreamEnv:
@@ -87,7 +94,7 @@ class StreamEnv:
         first_episode: int = 0,
         budget: FaultBudget | None = None,
     ) -> None:
-        self.spec_of_env = adapter.spec()
+        self.spec = adapter.spec()
         self.run_seed = run_seed
         self.reports: list[FaultReport] = []
         """Faults, in order; whoever reads them may clear the list."""
@@ -104,12 +111,12 @@ class StreamEnv:
         self._made = False
         self._episode = first_episode - 1
         self._actions: list[NDArray[np.float32]] = []
-        self._action: NDArray[np.float32] = np.zeros(self.spec_of_env.action.size, np.float32)
+        self._action: NDArray[np.float32] = np.zeros(self.spec.action.size, np.float32)
         self._length = self._agent_steps = 0
 
     def snapshot(self) -> Snapshot:
         """Describe where the stream stands."""
-        size = self.spec_of_env.action.size
+        size = self.spec.action.size
         return {
             "episode": self._episode,
             "actions": np.asarray(self._actions, np.float32).reshape(-1, size),
@@ -129,16 +136,11 @@ class StreamEnv:
         """
         before = len(self.reports)
         if not self._took_over():
-            while self.spent is None and not self._began():
+            while self.spent is None and not self._guarded(self._next):
                 pass
         if self.spent is not None:
-            self.last = self._nothing()
+            self.last = self._blank()
         return len(self.reports) - before
-
-    def step(self, action: NDArray[np.float32]) -> Outcome:
-        """Take one agent step."""
-        self.send(action)
-        return self.receive()
 
     def send(self, action: NDArray[np.float32]) -> None:
         """Begin a step; an environment in a process of its own plays it meanwhile."""
@@ -149,13 +151,10 @@ class StreamEnv:
     def receive(self) -> Outcome:
         """End a step that `send` began."""
         if self.spent is not None:
-            return Outcome(0.0, False, False, lost=True)
-        try:
-            outcome = self._play()
-        except Exception as error:
-            if not self._put_up_with(error):
-                raise
-            return Outcome(0.0, False, True, lost=True)
+            return Outcome(0.0, False, False, SPENT)
+        outcome = self._guarded(self._play)
+        if outcome is None:
+            return Outcome(0.0, False, True, LOST)
         self._agent_steps += 1
         return outcome
 
@@ -172,14 +171,9 @@ class StreamEnv:
         self._episode, self._agent_steps = snapshot["episode"], snapshot["agent_steps"]
         if self._budget is not None:
             self._budget.noted = list(snapshot["faults"])
-        if not snapshot["observation"] or not self.spec_of_env.deterministic:
+        if not snapshot["observation"] or not self.spec.deterministic:
             return False
-        try:
-            return self._replay(snapshot)
-        except Exception as error:
-            if not self._put_up_with(error):
-                raise
-            return False
+        return bool(self._guarded(partial(self._replay, snapshot)))
 
     def _replay(self, snapshot: Snapshot) -> bool:
         """Play an episode again up to where it was; return whether it looks the same."""
@@ -193,15 +187,10 @@ class StreamEnv:
             np.array_equal(self.last[key], value) for key, value in snapshot["observation"].items()
         )
 
-    def _began(self) -> bool:
-        """Start the next episode; return whether that was possible."""
+    def _next(self) -> bool:
+        """Start the next episode."""
         self._episode += 1
-        try:
-            self._begin()
-        except Exception as error:
-            if not self._put_up_with(error):
-                raise
-            return False
+        self._begin()
         return True
 
     def _begin(self) -> None:
@@ -211,7 +200,7 @@ class StreamEnv:
             self._env = self._adapter.make(seed)
             self._made = True
         observation, info = self._env.reset(seed=seed)
-        refuse_unfit(self.spec_of_env, observation)
+        refuse_unfit(self.spec, observation)
         self.last = self._gather(observation, info, is_init=True)
 
     def _play(self) -> Outcome:
@@ -220,17 +209,28 @@ class StreamEnv:
         assert env is not None, "reset comes first"
         played = env.step_wait() if isinstance(env, IsolatedEnv) else env.step(self._command())
         observation, reward, terminated, truncated, info = played
-        refuse_unfit(self.spec_of_env, observation, float(reward))
+        refuse_unfit(self.spec, observation, float(reward))
         self.last = self._gather(observation, info, is_init=False)
         self._length += 1
-        if self.spec_of_env.deterministic:
+        if self.spec.deterministic:
             self._actions.append(self._action)
         return Outcome(float(reward), bool(terminated), bool(truncated))
 
-    def _put_up_with(self, error: Exception) -> bool:
-        """Close the environment and note what it did; False where only the user can help."""
-        if self._budget is None or not recoverable(error, made=self._made):
-            return False
+    def _guarded(self, play: Callable[[], _T]) -> _T | None:
+        """Play; None where the environment failed, which is closed and noted then.
+
+        Raises:
+            Exception: as the environment says, where another one would not do better.
+        """
+        try:
+            return play()
+        except Exception as error:
+            if self._budget is None or not recoverable(error, made=self._made):
+                raise
+            self._give_up(self._budget, error)
+            return None
+
+    def _give_up(self, budget: FaultBudget, error: Exception) -> None:
         report = FaultReport(
             self._adapter.name,
             f"stream {self._stream}",
@@ -239,23 +239,22 @@ class StreamEnv:
             describe_error(error),
         )
         self.reports.append(report)
-        self.spent = self._budget.spend(report, self._agent_steps)
+        self.spent = budget.spend(report, self._agent_steps)
         env, self._env = self._env, None
         if env is not None:
             with suppress(Exception):  # what is broken may not even close
                 env.close()
-        return True
 
     def _command(self) -> Any:
-        discrete = self.spec_of_env.action.kind == "discrete"
+        discrete = self.spec.action.kind == "discrete"
         return int(self._action.argmax()) if discrete else self._action
 
     def _gather(self, observation: Arrays, info: dict[str, Any], *, is_init: bool) -> Arrays:
-        signals = {name: np.array([info[name]], np.float32) for name in self.spec_of_env.signals}
+        signals = {name: np.array([info[name]], np.float32) for name in self.spec.signals}
         return {**observation, **signals, IS_INIT: np.array([is_init], np.uint8)}
 
-    def _nothing(self) -> Arrays:
+    def _blank(self) -> Arrays:
         """What is shown once nothing can be seen any more."""
-        arrays = self.spec_of_env.observations.items()
+        arrays = self.spec.observations.items()
         blank = {key: np.zeros(array.shape, array.dtype) for key, array in arrays}
-        return self._gather(blank, dict.fromkeys(self.spec_of_env.signals, 0.0), is_init=False)
+        return self._gather(blank, dict.fromkeys(self.spec.signals, 0.0), is_init=False)

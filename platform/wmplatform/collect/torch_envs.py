@@ -22,19 +22,15 @@ from wmplatform.collect.stream_env import IS_INIT, Outcome, Snapshot, StreamEnv
 from wmplatform.interfaces.env_adapter import ArraySpec, EnvAdapter, EnvSpec
 from wmplatform.torchrl_parts import Binary, Bounded, Composite, EnvBase, OneHot, Unbounded
 
-__all__ = ["FAULT", "LOST", "SPENT", "OneStream", "ProcessStream", "Tolerance", "VectorStreams"]
+__all__ = ["FAULT", "FaultTolerance", "OneStream", "ProcessStream", "VectorStreams"]
 
 FAULT = "fault"
 """Key that tells of faults: at `is_init` how many resets failed before it, in `next` what became of
 the step: 0, `LOST` or `SPENT`."""
-LOST = 1
-"""The environment failed: there was no arrival, and the episode is truncated."""
-SPENT = 2
-"""The environment had failed for good before: nothing was played."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tolerance:
+class FaultTolerance:
     """What is done about environments that fail."""
 
     fault_budget: int = 10
@@ -49,7 +45,7 @@ class Tolerance:
         """Give one environment a budget."""
         return FaultBudget(self.fault_budget, self.fault_window)
 
-    def placed(self, adapter: EnvAdapter, *, isolate: bool = False) -> EnvAdapter:
+    def wrap(self, adapter: EnvAdapter, *, isolate: bool = False) -> EnvAdapter:
         """Put an adapter's environments into processes where that is wanted."""
         return IsolatedAdapter(adapter, self.isolation) if isolate or self.isolate else adapter
 
@@ -64,7 +60,7 @@ class _Streams(EnvBase):  # type: ignore[misc]
         streams: Sequence[int],
         batch: list[int],
         first_episode: int,
-        tolerance: Tolerance | None,
+        tolerance: FaultTolerance | None,
     ) -> None:
         super().__init__(device=None, batch_size=torch.Size(batch))
         self.is_closed = False  # TorchRL begins with True, and its collectors then close nothing
@@ -143,12 +139,10 @@ class _Streams(EnvBase):  # type: ignore[misc]
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         actions: NDArray[np.float32] = tensordict["action"].reshape(len(self._streams), -1).numpy()
-        before = [SPENT if stream.spent else LOST for stream in self._streams]
         for stream, action in zip(self._streams, actions, strict=True):
             stream.send(action)
         outcomes = [stream.receive() for stream in self._streams]
-        faults = [what if each.lost else 0 for what, each in zip(before, outcomes, strict=True)]
-        return self._pack(faults, outcomes)
+        return self._pack([each.fault for each in outcomes], outcomes)
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
@@ -173,10 +167,10 @@ class OneStream(_Streams):
         run_seed: int = 0,
         stream: int = 0,
         first_episode: int = 0,
-        tolerance: Tolerance | None = None,
+        tolerance: FaultTolerance | None = None,
     ) -> None:
-        placed = tolerance.placed(adapter) if tolerance else adapter
-        super().__init__(placed, run_seed, [stream], [], first_episode, tolerance)
+        wrapped = tolerance.wrap(adapter) if tolerance else adapter
+        super().__init__(wrapped, run_seed, [stream], [], first_episode, tolerance)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Close the simulator."""
@@ -211,10 +205,10 @@ class VectorStreams(_Streams):
         adapter: EnvAdapter,
         run_seed: int = 0,
         num_envs: int = 2,
-        tolerance: Tolerance | None = None,
+        tolerance: FaultTolerance | None = None,
     ) -> None:
-        placed = (tolerance or Tolerance()).placed(adapter, isolate=True)
-        super().__init__(placed, run_seed, range(num_envs), [num_envs], 0, tolerance)
+        wrapped = (tolerance or FaultTolerance()).wrap(adapter, isolate=True)
+        super().__init__(wrapped, run_seed, range(num_envs), [num_envs], 0, tolerance)
         # Starting and resetting take long, so they happen side by side.
         self._pool = ThreadPoolExecutor(num_envs, "streams")
 

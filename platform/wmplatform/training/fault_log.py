@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from wmplatform.collect import FaultReport, Tolerance
+from wmplatform.collect import FaultReport, FaultTolerance
 from wmplatform.logging import Progress, RunLogger
 
 __all__ = ["FaultLog"]
@@ -18,7 +18,7 @@ class FaultLog:
         progress: takes the messages.
     """
 
-    def __init__(self, tolerance: Tolerance, logger: RunLogger, progress: Progress) -> None:
+    def __init__(self, tolerance: FaultTolerance, logger: RunLogger, progress: Progress) -> None:
         self.counts = {"collect": 0, "eval": 0}
         """Environments that failed so far, by what they were for."""
         self._budget = tolerance.budget()

@@ -324,7 +324,7 @@ class OnlineRun(TrainingRun):
             CollectionStopped: the environment failed too often; this evaluation is still due.
         """
         result = self.evaluation.run(
-            self.collection.tolerance.placed(self.eval_adapter),
+            self.collection.tolerance.wrap(self.eval_adapter),
             self.agent,
             self.seed,
             self.counters,
