@@ -4,15 +4,20 @@ The picture shows the episode's seed and the step; the reward of step t is t; `a
 agent is the number of steps that it remembers.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wmplatform.envs import Frame, PlatformEnv, Simulator
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvAdapter, EnvSpec
+
+# Environment processes do not know the tests' folder.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SPEC = EnvSpec({"pixels": ArraySpec((3, 4, 4), "uint8")}, ActionSpec(2), signals={"success": "max"})
 

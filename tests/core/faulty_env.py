@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 
@@ -17,6 +19,9 @@ from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from .counter_env import CounterAdapter
 
 __all__ = ["MAKE", "RESET", "Fault", "Faults", "FaultyAdapter", "expected", "plan"]
+
+# Environment processes do not know the tests' folder.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 MAKE, RESET = -1, 0
 """When a fault comes: from 1 on, the number of the agent step that fails."""

@@ -21,11 +21,7 @@ from wmplatform.collect import (
 )
 from wmplatform.collect.acting import pack_tree, unpack_tree
 
-from . import counter_env
-from .counter_env import CounterAdapter, CountingAgent
-
-# Environment processes do not know the tests' folder.
-cloudpickle.register_pickle_by_value(counter_env)
+from .counter_env import Counter, CounterAdapter, CountingAgent
 
 
 def gather(collection: Collection, calls: int, *, warmup: bool = False) -> TensorDict:
@@ -58,7 +54,7 @@ def test_specs_of_discrete_actions() -> None:
 
 def test_closing_a_collection_closes_its_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[object] = []
-    monkeypatch.setattr(counter_env.Counter, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(Counter, "close", lambda self: closed.append(self))
     collection = Collection(CounterAdapter(), CountingAgent(), 3, agent_steps_per_collect=3)
     collection.collect()
     assert not closed

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import pytest
 import torch
 from hypothesis import given
@@ -14,10 +13,7 @@ from tensordict import TensorDict
 from wmplatform.checkpoint import Checkpoints
 from wmplatform.collect import BadCollection, Collection, EpisodeLost
 
-from . import counter_env
 from .counter_env import CounterAdapter, CountingAgent
-
-cloudpickle.register_pickle_by_value(counter_env)
 
 
 def make(adapter: CounterAdapter, **settings: Any) -> Collection:
