@@ -41,7 +41,6 @@ class EnvFault(PlatformError):
         self.exit_code = getattr(error, "exit_code", self.exit_code)
         self.restart_helps: bool | None = getattr(error, "restart_helps", None)
         """As the error says; None where it does not say."""
-        self.agent_step: int = getattr(error, "agent_step", 0)
         self.line = _in_one_line(error) if isinstance(error, Exception) else self.what
         """The error in one line."""
 

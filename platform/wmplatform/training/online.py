@@ -175,20 +175,20 @@ def train(run: "OnlineRun", stop: StopRequest) -> None:
         CollectionStopped: environments failed too often; all that was done is saved.
     """
     broken: CollectionStopped | None = None
-    while not run.finished and not stop.requested and broken is None:
-        try:
+    try:
+        while not run.finished and not stop.requested:
             if run.updates_due():
                 run.learn()
             elif run.eval_due():
                 run.evaluate()
             else:
                 run.collect()
-        except CollectionStopped as error:
-            broken = error
-        if run.log_due():
-            run.log()
-        if run.save_due():
-            run.save()
+            if run.log_due():
+                run.log()
+            if run.save_due():
+                run.save()
+    except CollectionStopped as error:
+        broken = error
     run.log()
     run.save(last=True)
     if broken is not None:
