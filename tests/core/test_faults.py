@@ -363,6 +363,19 @@ def test_an_isolated_environment_is_the_same_environment(discrete: bool) -> None
         assert one[1:] == other[1:]
 
 
+def test_environment_processes_do_not_share_a_global_random_state() -> None:
+    class Telling(FaultyAdapter):
+        def make(self, seed: int) -> Any:
+            raise RuntimeError(f"drew {np.random.random()}")  # noqa: NPY002 - as simulators may
+
+    drawn = set()
+    for seed in (1, 2):
+        with pytest.raises(EnvFault, match="drew") as caught:
+            IsolatedEnv(Telling(), seed, ISOLATION)
+        drawn.add(caught.value.what)
+    assert len(drawn) == 2
+
+
 def test_an_error_keeps_what_it_says_on_the_way_between_processes() -> None:
     error = EnvFault(BadAction("it is not finite", env="a", key="action", agent_step=3))
     same = copy.copy(error)  # as pickle does it

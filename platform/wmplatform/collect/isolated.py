@@ -194,6 +194,8 @@ class _Process(AsyncVectorEnv):
     """A vector environment of one, which can be ended whatever state it is in."""
 
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], context: StartMethod) -> None:
+        # What each environment process needs is imported once, not by each of them.
+        multiprocessing.set_forkserver_preload([__name__])
         super().__init__([make], context=context, autoreset_mode=AutoresetMode.DISABLED)
 
     @property
@@ -225,6 +227,8 @@ class _Inside(gymnasium.Env[Observation, Any]):
         """Make the environment; return what went wrong."""
         # Ctrl-C reaches all processes of a terminal; the first one decides what comes of it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # NumPy's global state comes from the fork server, the same for all environments.
+        np.random.seed(self._seed)  # noqa: NPY002 - simulators may use it
         try:
             self._env = self._adapter.make(self._seed)
         except Exception as error:  # noqa: BLE001 - goes on in the other process
