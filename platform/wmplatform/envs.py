@@ -113,6 +113,7 @@ class MissingSimulator(PlatformError):
     """A simulator, or a library that it needs, is not installed or not reachable."""
 
     exit_code = ExitCode.ENVIRONMENT
+    restart_helps = False
 
 
 class UnknownTask(PlatformError):
