@@ -16,6 +16,10 @@ HERE = Path(__file__).parent
 RUNS = {
     "pendulum": ("Pendulum-v1 from pixels", ["pendulum-seed0", "pendulum-seed1", "pendulum-seed2"]),
     "reach": ("Meta-World reach from pixels", ["reach-seed0", "reach-weighted-seed0"]),
+    "drawer_open": (
+        "Meta-World drawer-open from pixels",
+        ["drawer-open-pretrained-seed0", "drawer-open-scratch-seed0"],
+    ),
 }
 
 
@@ -24,15 +28,17 @@ def read(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text().splitlines()]
 
 
-def column(lines: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Environment frames and values of the lines that have this key."""
+def column(
+    lines: list[dict[str, Any]], key: str, axis: str = "env_frames"
+) -> tuple[list[float], list[float]]:
+    """Counter and values of the lines that have this key."""
     found = [line for line in lines if line.get(key) is not None]
-    return [line["env_frames"] for line in found], [line[key] for line in found]
+    return [line[axis] for line in found], [line[key] for line in found]
 
 
 def draw(file: str, title: str, names: list[str]) -> None:
     """Evaluation return, and success where there is any, of some runs over environment frames."""
-    runs = {name: read(name) for name in names if (HERE / f"{name}.jsonl").exists()}
+    runs = {name: read(name) for name in names}
     success = any("eval/success" in line for lines in runs.values() for line in lines)
     figure, axes = plt.subplots(1, 1 + success, figsize=(5 + 4 * success, 3.2), squeeze=False)
     for number, (name, lines) in enumerate(runs.items()):
@@ -52,6 +58,32 @@ def draw(file: str, title: str, names: list[str]) -> None:
     figure.savefig(HERE / f"{file}.png", dpi=110)
 
 
+def draw_pretraining() -> None:
+    """Held-out errors over updates, three seeds each: two ways to read a context, and without."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+    kinds = {
+        "apv": ("no context", "C1"),
+        "contextwm": ("cross-attention", "C0"),
+        "contextwm-concat": ("concatenation", "C2"),
+    }
+    errors = {
+        "validation/reconstruction_mse": "reconstruction of 15 frames",
+        "validation/open_loop_mse": "prediction of the next 10",
+    }
+    for panel, (key, title) in zip(axes, errors.items(), strict=True):
+        for kind, (label, color) in kinds.items():
+            for seed in range(3):
+                values = column(read(f"{kind}-pretrain-seed{seed}"), key, "updates")
+                name = label if seed == 0 else None
+                panel.plot(*values, color=color, label=name, linewidth=1)
+        panel.set(title=title, xlabel="updates", yscale="log")
+    axes[0].set_ylabel("MSE of a pixel, held out")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(HERE / "pretraining.png", dpi=110)
+
+
 if __name__ == "__main__":
     for file, (title, names) in RUNS.items():
         draw(file, title, names)
+    draw_pretraining()
