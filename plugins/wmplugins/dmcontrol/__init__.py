@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from wmplatform.envs import PlatformEnv
-from wmplatform.errors import PlatformError
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, Diagnosis, EnvAdapter, EnvSpec
 from wmplugins.dmcontrol.tasks import EPISODE_FRAMES, TASKS, SuiteTask, suite_task
 
@@ -98,11 +97,4 @@ class DMControl(EnvAdapter):
         from wmplugins.mujoco import diagnose_rendering
 
         name = f"{self.name}, {self.render_profile} profile"
-        try:
-            env = self.make(seed=0)
-        except PlatformError as error:
-            return [Diagnosis(name, False, error.what, error.hint)]
-        try:
-            return [diagnose_rendering(name, env.reset)]
-        finally:
-            env.close()
+        return [diagnose_rendering(name, lambda: self.make(seed=0))]

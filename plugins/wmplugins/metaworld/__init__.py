@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from wmplatform.envs import PlatformEnv
-from wmplatform.errors import PlatformError
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, Diagnosis, EnvAdapter, EnvSpec
 from wmplugins.metaworld.tasks import TASKS, task_name
 
@@ -91,11 +90,4 @@ class MetaWorld(EnvAdapter):
         from wmplugins.mujoco import diagnose_rendering
 
         name = f"{self.name}, {self.render_profile} profile"
-        try:
-            env = self.make(seed=0)
-        except PlatformError as error:
-            return [Diagnosis(name, False, error.what, error.hint)]
-        try:
-            return [diagnose_rendering(name, env.reset)]
-        finally:
-            env.close()
+        return [diagnose_rendering(name, lambda: self.make(seed=0))]
