@@ -321,9 +321,9 @@ def test_settings_survive_the_way_to_the_client_process() -> None:
     assert kind.validate_json(kind.dump_json(adapter.settings)) == adapter.settings
 
 
-def test_every_port_has_a_traffic_manager() -> None:
+def test_traffic_managers_take_free_ports_unless_named() -> None:
     servers = Carla(host="gpu7", ports=(2000, 2010)).servers
-    assert [(s.port, s.traffic_manager_port) for s in servers] == [(2000, 8001), (2010, 8011)]
+    assert [(s.port, s.traffic_manager_port) for s in servers] == [(2000, None), (2010, None)]
     assert str(servers[1]) == "gpu7:2010"
     with pytest.raises(ValueError, match="2 ports and 1 traffic_manager_ports"):
         Carla(ports=(2000, 2010), traffic_manager_ports=(8000,))

@@ -19,8 +19,6 @@ from wmplugins.carla.weather import WeatherRule, weather_name
 
 __all__ = ["Carla", "CarlaUnavailable", "ServerLost", "ServerTaken", "WrongServer"]
 
-_MANAGER_OFFSET = 6001
-
 
 class Carla(EnvAdapter):
     """Drive along the highway of Town04: 2 actions, 20 frames a second, a camera behind the screen.
@@ -41,7 +39,7 @@ class Carla(EnvAdapter):
     Args:
         host: machine of the servers.
         ports: of the servers' calls; each also uses the next one for its streams.
-        traffic_manager_ports: on this machine, one for each of `ports`; port + 6001 if empty.
+        traffic_manager_ports: on this machine, one for each of `ports`; free ones if empty.
         weather: a preset such as `ClearNoon` or `WetSunset`, or `dynamic`.
         weather_speed: of the dynamic weather's changes.
         sun_altitude: lowest and highest of the dynamic weather, in degrees.
@@ -119,7 +117,7 @@ class Carla(EnvAdapter):
         patience_s: Annotated[float, Ge(0)] = 240.0,
         any_version: bool = False,
     ) -> None:
-        managers = traffic_manager_ports or tuple(port + _MANAGER_OFFSET for port in ports)
+        managers = traffic_manager_ports or (None,) * len(ports)
         if not ports or len(managers) != len(ports):
             raise ValueError(
                 f"{len(ports)} ports and {len(managers)} traffic_manager_ports; name one for each"

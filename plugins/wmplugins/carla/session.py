@@ -7,6 +7,7 @@ The library raises RuntimeError for everything. A call that fails because the se
 import contextlib
 import math
 import queue
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -186,7 +187,7 @@ class CarlaSession:
         bumper = self._spawned("sensor.other.collision", carla.Transform(), self._car)
         bumper.listen(lambda event: self._impulses.put(event.normal_impulse.length()))
         if self.settings.traffic:
-            port = self.server.traffic_manager_port
+            port = self.server.traffic_manager_port or _free_port()
             self._traffic = Traffic(self._client, self._library, self.route, self.settings, port)
 
     def _step_by_step(self) -> None:
@@ -312,3 +313,11 @@ def to_rgb(raw: Any, size: int) -> NDArray[np.uint8]:
     """Turn a camera's BGRA bytes into RGB `[3, size, size]` of its own memory."""
     picture_HWC = np.frombuffer(raw, np.uint8).reshape(size, size, 4)
     return np.ascontiguousarray(picture_HWC[:, :, 2::-1].transpose(2, 0, 1))
+
+
+def _free_port() -> int:
+    """Let the system choose a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return port

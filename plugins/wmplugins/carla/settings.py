@@ -29,8 +29,8 @@ class Server:
 
     host: str = "localhost"
     port: int = 2000
-    traffic_manager_port: int = 8001
-    """On this machine."""
+    traffic_manager_port: int | None = None
+    """On this machine; None is one that is free when the world is set up."""
     startup_timeout_s: float = 60.0
     """Of each call while the world is loaded and set up."""
     tick_timeout_s: float = 30.0
