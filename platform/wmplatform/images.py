@@ -1,9 +1,27 @@
-"""The one place where uint8 images become floats, and back."""
+"""The one place where uint8 images become floats, and back, and where their shapes are checked."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["to_centred", "to_uint8"]
+from wmplatform.types import ArraySpec
+
+__all__ = ["image_shape", "to_centred", "to_uint8"]
+
+
+def image_shape(observations: Mapping[str, ArraySpec], key: str) -> tuple[int, int, int]:
+    """Shape `(C, H, W)` of the image `key`.
+
+    Raises:
+        ValueError: there is no such key, or it is not an image.
+    """
+    if key not in observations:
+        raise ValueError(f"no observation {key!r} to encode; there are {sorted(observations)}")
+    shape = observations[key].shape
+    if len(shape) != 3:
+        raise ValueError(f"observation {key!r} has shape {shape}, not (C, H, W)")
+    return shape[0], shape[1], shape[2]
 
 
 def to_centred(images: Tensor) -> Tensor:

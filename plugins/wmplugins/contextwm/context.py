@@ -8,10 +8,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from wmplatform.factory import Factory
-from wmplatform.images import to_centred
+from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import Augmentation, ContextEncoder
 from wmplatform.types import ArraySpec, Context
-from wmplugins.dreamer.encoders import ResNetEncoder, image_shape
+from wmplugins.dreamer.encoders import ResNetEncoder
 from wmplugins.dreamer.nets import Norm
 
 __all__ = ["ResNetContext", "frame_index"]

@@ -11,9 +11,9 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from wmplatform.distributions import UnitNormal
+from wmplatform.images import image_shape
 from wmplatform.interfaces import Decoder
 from wmplatform.types import ArraySpec, Context, Distribution, Features, FeatureSpec
-from wmplugins.dreamer.encoders import image_shape
 from wmplugins.dreamer.nets import Norm, ResidualBlock, flatten_lead, glorot_, image_norm
 
 __all__ = ["CNNDecoder", "ResNetDecoder"]

@@ -10,26 +10,12 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from wmplatform.images import to_centred
+from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import Encoder
 from wmplatform.types import ArraySpec
 from wmplugins.dreamer.nets import Norm, ResidualBlock, flatten_lead, glorot_, image_norm
 
 __all__ = ["CNNEncoder", "ResNetEncoder"]
-
-
-def image_shape(observations: Mapping[str, ArraySpec], key: str) -> tuple[int, int, int]:
-    """Shape `(C, H, W)` of the image `key`.
-
-    Raises:
-        ValueError: there is no such key, or it is not an image.
-    """
-    if key not in observations:
-        raise ValueError(f"no observation {key!r} to encode; there are {sorted(observations)}")
-    shape = observations[key].shape
-    if len(shape) != 3:
-        raise ValueError(f"observation {key!r} has shape {shape}, not (C, H, W)")
-    return shape[0], shape[1], shape[2]
 
 
 class CNNEncoder(Encoder):

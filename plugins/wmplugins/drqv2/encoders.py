@@ -12,7 +12,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from wmplatform.factory import Factory
-from wmplatform.images import to_centred
+from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import Encoder
 from wmplatform.types import ArraySpec
 from wmplugins.drqv2.nets import orthogonal_
@@ -47,7 +47,7 @@ class DrQEncoder(Encoder):
         """
         super().__init__()
         self.key = key
-        channels, height, columns = _image_shape(observations, key)
+        channels, height, columns = image_shape(observations, key)
         if min(height, columns) < 15:
             raise ValueError(f"images of at least 15 x 15 are needed, got {height} x {columns}")
         layers: list[nn.Module] = []
@@ -114,7 +114,7 @@ class FrameByFrame(Encoder):
         """
         super().__init__()
         self.frames, self.key = frames, key
-        channels, height, columns = _image_shape(observations, key)
+        channels, height, columns = image_shape(observations, key)
         if channels % frames:
             raise ValueError(f"{channels} channels of {key!r} are no stack of {frames} frames")
         single = ArraySpec((channels // frames, height, columns), observations[key].dtype)
@@ -143,17 +143,3 @@ class FrameByFrame(Encoder):
     def contract_wiring(cls) -> dict[str, object]:
         """Three stacked frames for the contract checks."""
         return {"observations": {"pixels": ArraySpec((9, 16, 16), "uint8")}}
-
-
-def _image_shape(observations: Mapping[str, ArraySpec], key: str) -> tuple[int, int, int]:
-    """Shape `(C, H, W)` of an image.
-
-    Raises:
-        ValueError: there is no such key, or it is not an image.
-    """
-    if key not in observations:
-        raise ValueError(f"no observation {key!r} to encode; there are {sorted(observations)}")
-    shape = observations[key].shape
-    if len(shape) != 3:
-        raise ValueError(f"observation {key!r} has shape {shape}, not (C, H, W)")
-    return shape[0], shape[1], shape[2]

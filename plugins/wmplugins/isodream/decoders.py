@@ -12,10 +12,10 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from wmplatform.distributions import UnitNormal
+from wmplatform.images import image_shape
 from wmplatform.interfaces import Decoder
 from wmplatform.types import ArraySpec, Context, Distribution, Features, FeatureSpec
 from wmplugins.dreamer.decoders import flat_size
-from wmplugins.dreamer.encoders import image_shape
 from wmplugins.dreamer.nets import flatten_lead
 from wmplugins.isodream.nets import ImageStack, require_image
 

@@ -10,10 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from wmplatform.images import to_centred
+from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import ContextEncoder, Encoder
 from wmplatform.types import ArraySpec, Context
-from wmplugins.dreamer.encoders import image_shape
 from wmplugins.dreamer.nets import flatten_lead
 from wmplugins.isodream.nets import IMAGE, ImageStack, conv_stage, require_image
 
