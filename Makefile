@@ -20,9 +20,12 @@ endif
 QUICKSTART := runs/quickstart
 PYTEST_ARGS ?=
 
-# One thread a process: the tests and their workers share the cores among themselves.
+# One thread a process: the tests and their workers share the cores among themselves. A worker that
+# dies or hangs ends the run with its stacks: pytest-xdist 3.8 may wait for ever after replacing it.
 TEST_ENV = OMP_NUM_THREADS=1 LP_NUM_THREADS=0 MUJOCO_GL=$$gl
-PYTEST = $(PY) -m pytest -n 2 --dist loadfile
+PYTEST = $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart=0
+HANG_S = 300
+TEST_LIMITS = -o faulthandler_timeout=$(HANG_S) -o faulthandler_exit_on_timeout=true
 WITH_GL = gl=$$(scripts/gl.sh $(PY)) || exit $$?;
 
 .DEFAULT_GOAL := help
@@ -57,7 +60,7 @@ gl: $(RUN_READY) ## Make headless rendering work and name the backend
 test: $(DEV_READY) ## Run every check and test that CI runs
 	@$(WITH_GL) status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
-	$(TEST_ENV) $(PYTEST) $(PYTEST_ARGS) || status=1; \
+	$(TEST_ENV) $(PYTEST) $(TEST_LIMITS) $(PYTEST_ARGS) || status=1; \
 	exit $$status
 
 lint: $(DEV_READY) ## Run the static checks, all of them even when one fails

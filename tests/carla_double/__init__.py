@@ -26,7 +26,8 @@ How the client library behaves, as seen with it and worth knowing when writing a
 - A client whose connection was refused or lost never connects again, also when the server is back:
   every call waits for its whole time-out. Try again with a new client.
 - A traffic manager lives in the client's process. When the server is gone, a thread of it raises,
-  and that aborts the process (SIGABRT); no exception reaches Python.
+  and that aborts the process (SIGABRT); no exception reaches Python. The same can happen, rarely,
+  in the thread that reads streams while `load_world` runs on a busy machine.
 - `apply_settings` asks for a tick of its own in synchronous mode, and the first one after
   connecting to a server that is synchronous already waits for a second.
 - A stream is opened in the background. The real server may tick before that; the double waits.
