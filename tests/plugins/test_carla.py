@@ -385,6 +385,34 @@ def test_doctor_says_how_to_start_a_server() -> None:
 
 
 @pytest.mark.slow
+def test_twenty_episodes_of_published_length_outlive_a_killed_server() -> None:
+    """1,000 steps, 20 other cars, changing weather; the server is killed within the tenth."""
+    with Double(next_lives=[{}], back_after_s=2.0) as double:
+        published = {"time_limit": 1000, "traffic": 20, "weather": "dynamic"}
+        adapter = highway(double, **published, tick_timeout_s=3 * SHORT_TICK_S)
+        collection = Collection(adapter, Driver(), 7, agent_steps_per_collect=10)
+        batches, ended, killed = [], 0, False
+        while ended < 20:
+            batches.append(collection.collect().records)
+            ended += int(batches[-1]["is_last"].sum())
+            if ended == 9 and not killed and not batches[-1]["is_last"].any():
+                double.kill()
+                killed = True
+        collection.close()
+        assert double.counts()["actors"] == 1
+    records = torch.cat(batches)
+    ends = records["is_last"].flatten().nonzero().flatten()[:20]
+    lengths = (torch.diff(ends, prepend=torch.tensor([-1])) - 1).tolist()
+    terminal = records["is_terminal"].flatten()[ends].tolist()
+    invalid = records["invalid"].flatten()[ends].tolist()
+    print(list(zip(lengths, terminal, strict=True)))
+    assert [at for at, lost in enumerate(invalid) if lost] == [9]
+    for length, over, lost in zip(lengths, terminal, invalid, strict=True):
+        assert lost or over or length == 1000
+    assert bool(torch.isfinite(records["reward"]).all())
+
+
+@pytest.mark.slow
 def test_a_whole_run_outlives_both_its_servers(tmp_path: Path, repo_root: Path) -> None:
     lives = {"next_lives": [{}], "back_after_s": 1.0}
     with Double(die_at=90, **lives) as train, Double(die_at=40, **lives) as evaluate:

@@ -297,6 +297,17 @@ def test_a_shadow_can_be_drawn_in_the_fast_profile() -> None:
     assert not np.array_equal(*pictures)
 
 
+def test_supersampling_keeps_what_is_thin() -> None:
+    """The rail of `cartpole` runs through whole rows; without averaging it is not drawn at all."""
+    spread = {}
+    for supersample in (1, 2):
+        env = fast("cartpole-balance", size=64, supersample=supersample).make(0)
+        pixels = env.reset(seed=0)[0]["pixels"].astype(int)
+        env.close()
+        spread[supersample] = np.abs(np.diff(pixels[0, 20:38, :12], axis=0)).max()
+    assert spread[2] > 2 * spread[1]
+
+
 class Relit(DMControlSimulator):
     """Hangs the light at another height in every episode."""
 

@@ -52,6 +52,7 @@ class DMCRemastered(DMControl):
         size: side of the frame in pixels.
         render_profile: as in `DMControl`.
         shadow_size: as in `DMControl`.
+        supersample: as in `DMControl`.
         action_repeat: environment frames for each agent step.
         time_limit: agent steps of an episode, in place of the suite's 1000 environment frames.
         state: whether to give the task's own observations in a row as well: `state`, float32.
@@ -70,6 +71,7 @@ class DMCRemastered(DMControl):
         size: Annotated[int, Ge(1)] = 64,
         render_profile: Literal["reference", "fast"] = "reference",
         shadow_size: Annotated[int, Ge(1)] | None = None,
+        supersample: Annotated[int, Ge(1)] = 1,
         action_repeat: Annotated[int, Ge(1)] = 2,
         time_limit: Annotated[int, Ge(1)] | None = None,
         state: bool = False,
@@ -79,6 +81,7 @@ class DMCRemastered(DMControl):
             size=size,
             render_profile=render_profile,
             shadow_size=shadow_size,
+            supersample=supersample,
             action_repeat=action_repeat,
             time_limit=time_limit,
             state=state,
@@ -106,7 +109,6 @@ class DMCRemastered(DMControl):
         """Start one environment; takes about 0.06 s and renders nothing yet."""
         from wmplugins.dmcremastered.pictures import DrawnPictures, FilePictures
         from wmplugins.dmcremastered.simulator import RemasteredSimulator, load_remastered
-        from wmplugins.mujoco import render_profile
 
         side = self.texture_size
         files = self.pictures
@@ -119,7 +121,7 @@ class DMCRemastered(DMControl):
             name=self.name,
             size=self.size,
             camera=self.camera,
-            profile=render_profile(self.render_profile, shadow_size=self.shadow_size),
+            profile=self.profile(),
             frame_limit=EPISODE_FRAMES if self.time_limit is None else None,
             state=self.state,
         )
