@@ -4,9 +4,11 @@
 
 Every way runs in a process of its own, so that none profits from another's caches or threads, and
 the ways take turns, so that other load on the machine meets them all. Ratios are within one turn.
+CPU time and memory are those of the process and of what it started, servers left out (Linux only).
 """
 
 import argparse
+import atexit
 import importlib
 import json
 import multiprocessing
@@ -16,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,14 @@ sys.path[:0] = [str(ROOT / source) for source in ("platform", "plugins", "benchm
 PLAIN_METAWORLD = "metaworld/drawer-open, mujoco.Renderer"
 PLAIN_DMCONTROL = "dmcontrol/cheetah-run, physics.render"
 PLAIN_GYM = "gym/Pendulum-v1, full-size render"
+PLAIN_CARLA = "carla/highway, plain client loop"
+
+CARLA_THROTTLE = 0.02
+"""Straight on at walking pace: the first bend of the road is 6000 frames away."""
+CARLA_PATIENCE_S = 30.0
+
+SERVERS: set[int] = set()
+"""Processes of this one that stand in for servers elsewhere: what they cost is not the way's."""
 
 Step = Callable[[], object]
 
@@ -37,6 +48,8 @@ class Way:
     name: str
     start: Callable[[], Step]
     plain: str
+    needs: tuple[str, ...] = ()
+    """Modules without which it is left out."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ class Rate:
     """Frames per CPU second over those of `plain`, taken turn by turn."""
     wall_ratio: float
     memory_mib: float
-    """Largest resident memory of the way's process."""
+    """Largest resident memory, summed over the way's processes."""
 
 
 def plain_metaworld() -> Step:
@@ -140,6 +153,66 @@ def plain_gym() -> Step:
     return step
 
 
+def plain_carla() -> Step:
+    """Drive as CARLA's documentation does: tick, then take the camera's picture from a queue."""
+    import queue
+
+    import carla
+    import numpy as np
+
+    client = carla.Client("127.0.0.1", _carla_server())
+    client.set_timeout(CARLA_PATIENCE_S)
+    world = client.get_world()
+    settings = world.get_settings()
+    settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
+    world.apply_settings(settings)
+    library = world.get_blueprint_library()
+    start = world.get_map().get_spawn_points()[0]
+    car = world.spawn_actor(library.find("vehicle.audi.a2"), start)
+    sensor = library.find("sensor.camera.rgb")
+    for side in ("image_size_x", "image_size_y"):
+        sensor.set_attribute(side, "64")
+    place = carla.Transform(carla.Location(x=1.6, z=1.7))
+    camera = world.spawn_actor(sensor, place, attach_to=car)
+    images: queue.Queue[Any] = queue.Queue()
+    camera.listen(images.put)
+    atexit.register(camera.stop)
+
+    def step() -> object:
+        car.apply_control(carla.VehicleControl(throttle=CARLA_THROTTLE))
+        world.tick()
+        image = images.get(timeout=CARLA_PATIENCE_S)
+        return np.frombuffer(image.raw_data, np.uint8).reshape(64, 64, 4)[:, :, 2::-1]
+
+    return step
+
+
+def carla_adapter() -> Step:
+    """Drive through the adapter, whose client library has a process of its own."""
+    import numpy as np
+
+    from wmplugins.carla import Carla
+
+    patience: dict[str, Any] = {"camera_timeout_s": CARLA_PATIENCE_S}
+    ports = (_carla_server(),)
+    adapter = Carla(host="127.0.0.1", ports=ports, traffic=0, time_limit=10**6, **patience)
+    env = adapter.make(seed=0)
+    atexit.register(env.close)
+    env.reset()
+    action = np.array([0.0, CARLA_THROTTLE], np.float32)
+    return lambda: env.step(action)
+
+
+def _carla_server() -> int:
+    """Start the tests' stand-in for a server, to end with this process, and return its port."""
+    sys.path.append(str(ROOT / "tests"))
+    double = importlib.import_module("carla_double.launch").Double()
+    double.start()
+    atexit.register(double.stop)  # runs after what the clients register later
+    SERVERS.add(double.process.pid)
+    return int(double.port)
+
+
 def metaworld(**settings: Any) -> Step:
     """Step `drawer-open` through its adapter."""
     from wmplugins.metaworld import MetaWorld
@@ -199,6 +272,8 @@ WAYS = (
     Way("dmcontrol/cheetah-run, fast", dmcontrol_fast, PLAIN_DMCONTROL),
     Way(PLAIN_GYM, plain_gym, PLAIN_GYM),
     Way("gym/Pendulum-v1, 64 x 64", gym, PLAIN_GYM),
+    Way(PLAIN_CARLA, plain_carla, PLAIN_CARLA, needs=("carla", "msgpack")),
+    Way("carla/highway, adapter", carla_adapter, PLAIN_CARLA, needs=("carla", "msgpack")),
 )
 
 
@@ -207,18 +282,30 @@ def work(way: Way, orders: Connection) -> None:
     step = way.start()
     for _ in range(3):
         step()
+    pids = _processes(os.getpid())
     while (frames := orders.recv()) is not None:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        wall_s, cpu_s = time.perf_counter(), _cpu_s(pids)
         for _ in range(frames):
             step()
-        spent = time.process_time() - cpu_s, time.perf_counter() - wall_s
-        orders.send((*spent, _peak_memory_mib()))
+        spent = _cpu_s(pids) - cpu_s, time.perf_counter() - wall_s
+        orders.send((*spent, sum(map(_peak_memory_mib, pids))))
 
 
-def _peak_memory_mib() -> float:
-    import resource
+def _processes(pid: int) -> list[int]:
+    """Return a process and all that it and its children started, without the servers."""
+    lists = [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
+    children = {int(child) for path in lists for child in path.read_text().split()}
+    return [pid, *(one for child in children - SERVERS for one in _processes(child))]
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def _cpu_s(pids: list[int]) -> float:
+    """CPU seconds of processes that all still run; an OSError where one has ended."""
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # clock_getcpuclockid(3)
+
+
+def _peak_memory_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 class Worker:
@@ -245,7 +332,7 @@ class Worker:
 
 def measure_envs(frames: int, repeats: int, match: str = "") -> list[Rate]:
     """Measure the ways whose names begin so, in turns; the first one warms up and is dropped."""
-    ways = [way for way in WAYS if way.name.startswith(match)]
+    ways = [way for way in WAYS if way.name.startswith(match) and _installed(way)]
     workers = {way.name: Worker(way) for way in ways}
     try:
         turns = [
@@ -256,6 +343,14 @@ def measure_envs(frames: int, repeats: int, match: str = "") -> list[Rate]:
         for worker in workers.values():
             worker.stop()
     return [_rate(way, turns) for way in ways]
+
+
+def _installed(way: Way) -> bool:
+    """Whether all is there that a way needs; says so where it is not."""
+    missing = [name for name in way.needs if find_spec(name) is None]
+    if missing:
+        print(f"left out: {way.name} (not installed: {', '.join(missing)})")
+    return not missing
 
 
 def _rate(way: Way, turns: list[dict[str, tuple[float, float, float]]]) -> Rate:
