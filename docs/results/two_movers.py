@@ -108,7 +108,7 @@ def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
                 axis.plot([place] * len(values), values, "ko", markersize=3)
         axis.set(title=title, xticks=[0, 1], ylim=(0, 1))
         axis.set_xticklabels(["branch ctrl", "branch free"])
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="upper center")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
