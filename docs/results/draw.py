@@ -21,6 +21,13 @@ RUNS = {
         ["drawer-open-pretrained-seed0", "drawer-open-scratch-seed0"],
     ),
 }
+CARTPOLE = {
+    "cartpole": (
+        "cartpole from pixels, small DreamerV2",
+        ["cartpole-balance-seed0", "cartpole-swingup-seed0"],
+    ),
+    "drqv2_cartpole": ("cartpole-balance from pixels, small DrQ-v2", ["drqv2-balance-seed0"]),
+}
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -58,6 +65,29 @@ def draw(file: str, title: str, names: list[str]) -> None:
     figure.savefig(HERE / f"{file}.png", dpi=110)
 
 
+def draw_rewards(file: str, title: str, names: list[str]) -> None:
+    """Mean reward of an environment frame, where learning and evaluation have other lengths."""
+    figure, axis = plt.subplots(figsize=(5, 3.2))
+    for number, name in enumerate(names):
+        lines = read(name)
+        for kind in ("random", "train", "eval"):
+            found = [line for line in lines if line.get(f"{kind}/return") is not None]
+            frames = [line["env_frames"] for line in found]
+            repeats = [line["env_frames"] / line["agent_steps"] for line in found]
+            means = [
+                line[f"{kind}/return"] / line[f"{kind}/length"] / repeat
+                for line, repeat in zip(found, repeats, strict=True)
+            ]
+            if kind == "eval":
+                axis.plot(frames, means, "o-", color=f"C{number}", label=name, markersize=3)
+            else:
+                axis.plot(frames, means, color=f"C{number}", alpha=0.25, linewidth=0.8)
+    axis.set(title=title, xlabel="env_frames", ylabel="reward of a frame", ylim=(0, 1))
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(HERE / f"{file}.png", dpi=110)
+
+
 def draw_pretraining() -> None:
     """Held-out errors over updates, three seeds each: two ways to read a context, and without."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
@@ -86,4 +116,6 @@ def draw_pretraining() -> None:
 if __name__ == "__main__":
     for file, (title, names) in RUNS.items():
         draw(file, title, names)
+    for file, (title, names) in CARTPOLE.items():
+        draw_rewards(file, title, names)
     draw_pretraining()
