@@ -11,6 +11,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 
 HERE = Path(__file__).parent
 RUNS = {
@@ -83,6 +84,7 @@ def draw_rewards(file: str, title: str, names: list[str]) -> None:
             else:
                 axis.plot(frames, means, color=f"C{number}", alpha=0.25, linewidth=0.8)
     axis.set(title=title, xlabel="env_frames", ylabel="reward of a frame", ylim=(0, 1))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(HERE / f"{file}.png", dpi=110)
