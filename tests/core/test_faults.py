@@ -43,8 +43,16 @@ def make(faults: Faults, agent: Any = None, **settings: Any) -> Collection:
 def gather(faults: Faults, calls: int, **settings: Any) -> list[Collected]:
     torch.manual_seed(5)
     collection = make(faults, **settings)
-    found = [collection.collect() for _ in range(calls)]
+    found = up_to(calls, collection)
     collection.close()
+    return found
+
+
+def up_to(calls: int, collection: Collection) -> list[Collected]:
+    """Collect so often, or until the budget of faults is spent."""
+    found: list[Collected] = []
+    while len(found) < calls and not (found and found[-1].spent):
+        found.append(collection.collect())
     return found
 
 
@@ -64,7 +72,7 @@ def pieces(
         if state is not None:
             collection.load_state_dict(state)
         torch.set_rng_state(random)
-        found += [collection.collect() for _ in range(count)]
+        found += up_to(count, collection)
         state, random = collection.state_dict(), torch.get_rng_state()
         collection.close()
         if folder is not None:
@@ -278,14 +286,14 @@ def test_only_recent_faults_count_also_those_before_a_resume(window: int, stops:
 def test_a_spent_budget_leaves_whole_records_and_goes_on_when_it_is_mended() -> None:
     faults = plan(RUN, {(0, 1): ("raise", 2), (0, 2): ("raise", RESET), (0, 3): ("nan", 4)})
     collection = make(faults, fault_budget=1)
-    found = []
-    while not found or found[-1].spent is None:
-        found.append(collection.collect())
+    found = up_to(100, collection)
     assert_as_planned(faults, found)
     assert isinstance(found[-1].spent, FaultBudgetSpent)
     assert found[-1].spent.exit_code is ExitCode.ENVIRONMENT
     assert "more than 1 times within 10000 agent steps" in str(found[-1].spent)
     assert "the belt came off" in str(found[-1].spent)
+    with pytest.raises(FaultBudgetSpent, match="the belt came off"):
+        collection.collect()  # by a caller that did not look
     steps = [each.agent_steps for each in found]
     assert sum(steps) == len(records_of(found)) - 2  # nothing is counted that was not played
     state = collection.state_dict()

@@ -76,7 +76,7 @@ class Collected:
     """Environments that failed and were made anew."""
     spent: FaultBudgetSpent | None = None
     """What has to end the run: an environment failed too often. All else is as ever, and may be
-    saved and gone on from."""
+    saved and gone on from; the next `collect` raises it."""
 
 
 class Collection:
@@ -147,6 +147,7 @@ class Collection:
         self._collector: BaseCollector | None = None
         self._batches: Iterator[TensorDictBase] = iter(())
         self._restored: Mapping[str, Any] | None = None
+        self._spent: FaultBudgetSpent | None = None
 
     def collect(self, *, warmup: bool = False) -> Collected:
         """Take `agent_steps_per_collect` steps.
@@ -156,7 +157,10 @@ class Collection:
 
         Raises:
             CollectorLost: a process of `processes` is gone; what came before can be saved.
+            FaultBudgetSpent: an earlier call said so in `Collected.spent`.
         """
+        if self._spent is not None:
+            raise self._spent
         if self._collector is None:
             self._start(warmup)
         else:
@@ -168,10 +172,10 @@ class Collection:
         steps = self._next_batch()
         records = to_records(steps, self.spec)
         self._count_starts(steps)
-        faults, spent = self._faults(steps)
+        faults, self._spent = self._faults(steps)
         taken = len(records) - int(records["is_first"].sum())
         self._agent_steps += taken
-        return Collected(records, self._tally.add(records), taken, faults, spent)
+        return Collected(records, self._tally.add(records), taken, faults, self._spent)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where every stream stands: a tree of dicts, lists, tensors and JSON values."""
