@@ -331,8 +331,10 @@ class Worker:
 
 
 def measure_envs(frames: int, repeats: int, match: str = "") -> list[Rate]:
-    """Measure the ways whose names begin so, in turns; the first one warms up and is dropped."""
-    ways = [way for way in WAYS if way.name.startswith(match) and _installed(way)]
+    """Measure the ways whose names begin so and their plain ways, in turns; the first warms up."""
+    chosen = [way for way in WAYS if way.name.startswith(match) and _installed(way)]
+    plain = {way.plain for way in chosen}
+    ways = [way for way in WAYS if way in chosen or way.name in plain]
     workers = {way.name: Worker(way) for way in ways}
     try:
         turns = [
