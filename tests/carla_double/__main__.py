@@ -31,7 +31,7 @@ def _exit_with_parent() -> None:
 def main() -> None:
     """Serve with the options of the command line."""
     given = vars(_parser().parse_args())
-    calls_socket = socket.socket()
+    calls_socket = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio answers without delay then
     calls_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     calls_socket.bind(("127.0.0.1", given.pop("port")))
     if not given["listen_after_s"]:
