@@ -27,7 +27,10 @@ CARTPOLE = {
         "cartpole from pixels, small DreamerV2",
         ["cartpole-balance-seed0", "cartpole-swingup-seed0"],
     ),
-    "drqv2_cartpole": ("cartpole-balance from pixels, small DrQ-v2", ["drqv2-balance-seed0"]),
+    "drqv2_cartpole": (
+        "cartpole-balance from pixels, small DrQ-v2",
+        ["drqv2-balance-seed0", "drqv2-balance-seed1"],
+    ),
 }
 
 
