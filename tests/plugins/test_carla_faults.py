@@ -239,9 +239,10 @@ def test_doctor_says_how_to_start_a_server() -> None:
 
 @pytest.mark.slow
 def test_twenty_episodes_of_published_length_outlive_a_killed_server() -> None:
-    """1,000 steps and 4 other cars; the server is killed within the tenth."""
+    """1,000 steps, 4 other cars, changing weather; the server is killed within the tenth."""
     with Double(next_lives=[{}], back_after_s=2.0) as double:
-        adapter = highway(double, time_limit=1000, traffic=4, tick_timeout_s=3 * SHORT_TICK_S)
+        published = {"time_limit": 1000, "traffic": 4, "weather": "dynamic"}
+        adapter = highway(double, **published, tick_timeout_s=3 * SHORT_TICK_S)
         collection = Collection(adapter, Driver(), 7, agent_steps_per_collect=10)
         batches, ended, killed = [], 0, False
         while ended < 20:
