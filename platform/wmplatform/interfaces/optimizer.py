@@ -4,9 +4,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["Optimizer"]
+__all__ = ["Optimizer", "in_layout_of"]
+
+
+def in_layout_of(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The same values, each in the memory layout of its parameter; copied only where it differs.
+
+    Fused kernels walk the memory of a parameter and of its gradient side by side, so an element
+    of one must lie where it lies in the other. `autograd.grad` does not promise that: a
+    convolution's weight gradient takes the layout of its input.
+    """
+    return [
+        tensor if tensor.stride() == p.stride() else torch.empty_like(p).copy_(tensor)
+        for tensor, p in zip(tensors, parameters, strict=True)
+    ]
 
 
 class Optimizer(ABC):
@@ -24,7 +38,9 @@ class Optimizer(ABC):
     3. `load_state_dict(state_dict())` continues bit for bit, and a state of other shapes is
        refused.
     4. A step against the gradient lowers a smooth loss, where the rate is small and not 0.
-    5. Nothing waits for the device; on an accelerator the learning rate is a tensor that
+    5. What `clip` and `step` do depends on the values of gradients alone, not on how they lie in
+       memory (`in_layout_of`). The learner hands gradients over in their parameters' layout.
+    6. Nothing waits for the device; on an accelerator the learning rate is a tensor that
        `set_rate` fills, so that a captured graph sees it change.
     """
 

@@ -16,7 +16,7 @@ from wmplatform.agent import Agent
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.factory import Factory
 from wmplatform.interfaces.behavior import Objective, Phase, Update
-from wmplatform.interfaces.optimizer import Optimizer
+from wmplatform.interfaces.optimizer import Optimizer, in_layout_of
 from wmplatform.interfaces.request import Request
 from wmplatform.replay import Segments
 from wmplatform.training.capture import Capturable, CapturedPlan
@@ -229,6 +229,7 @@ class Learner:
                     allow_unused=True,
                 )
             )
+            grads = in_layout_of(grads, parameters)
             if self.precision == "fp16":
                 torch._foreach_mul_(grads, 1.0 / self._scale)
             for group in groups:

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from wmplatform.interfaces.optimizer import Optimizer
+from wmplatform.interfaces.optimizer import Optimizer, in_layout_of
 from wmplatform.schedules import Schedule
 
 __all__ = ["Adam"]
@@ -100,6 +100,7 @@ class Adam(Optimizer):
             skip: float scalar; 1 leaves parameters and moments as they are, bit for bit.
         """
         lr = self._rate
+        grads = in_layout_of(grads, self.parameters)
         if self.decay != "l2" and self.weight_decay:
             share = self.weight_decay * (lr if self.decay == "adamw" else 1.0)
             torch._foreach_mul_(self.parameters, 1.0 - share * (1.0 - skip))
