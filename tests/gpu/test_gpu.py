@@ -44,9 +44,7 @@ def _exact_products() -> None:
 def learner(name: str = "plain", *, seed: int = 0, **settings: object) -> Learner:
     """The same initial weights for the same seed, whatever the device."""
     torch.manual_seed(seed)
-    made = learner_of(tiny_agent(**SETTINGS[name]).to(DEVICE), **settings)
-    made.updates = 1  # the copy to the slow critic is at updates 0, 100, ...
-    return made
+    return learner_of(tiny_agent(**SETTINGS[name]).to(DEVICE), **settings)
 
 
 def batch_for(made: Learner, number: int = 0) -> TensorDict:

@@ -222,11 +222,12 @@ def test_scale_starts_at_1_1_and_stays_between_0_1_and_2_1() -> None:
         assert_allclose(made.distribution(torch.tensor([0.0, raw])).scale, [expected], rtol=1e-5)
 
 
-def test_initial_critics_differ() -> None:
-    made = behavior()
-    pairs = zip(made.critic.parameters(), made.slow_critic.parameters(), strict=True)
-    assert any(not torch.equal(a, b) for a, b in pairs)
-    assert not any(p.requires_grad for p in made.slow_critic.parameters())
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+def test_the_slow_critic_equals_the_critic_of_a_new_agent(fraction: float) -> None:
+    agent = tiny_agent(slow_target_fraction=fraction)
+    assert equal_critics(agent)
+    assert agent.behavior.critic.out.weight.any()
+    assert not any(p.requires_grad for p in agent.behavior.slow_critic.parameters())
 
 
 # Gradients and targets
@@ -269,18 +270,30 @@ def copies(agent: Agent, updates: int) -> Iterator[int]:
             yield index + 1
 
 
-def test_slow_critic_is_copied_at_updates_1_101_201() -> None:
-    assert list(copies(tiny_agent(), 250)) == [1, 101, 201]
+@pytest.mark.parametrize(
+    ("every", "updates", "expected"), [(100, 250, [100, 200]), (1, 3, [1, 2, 3]), (4, 9, [4, 8])]
+)
+def test_the_slow_critic_is_copied_after_every_nth_update(
+    every: int, updates: int, expected: list[int]
+) -> None:
+    assert list(copies(tiny_agent(slow_target_every=every), updates)) == expected
 
 
-def test_slow_critic_may_move_by_a_share() -> None:
-    agent = tiny_agent(slow_target_fraction=0.25, slow_target_every=1)
-    before = [p.detach().clone() for p in agent.behavior.slow_critic.parameters()]
-    assert list(copies(agent, 1)) == []
-    critics = (agent.behavior.critic.parameters(), agent.behavior.slow_critic.parameters())
-    for old, fast, slow in zip(before, *critics, strict=True):
-        expected = 0.75 * ref.f64(old) + 0.25 * ref.f64(fast.detach())
-        assert_allclose(slow.detach(), expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(("every", "moves"), [(1, 2), (2, 1)])
+def test_the_slow_critic_may_move_by_a_share_at_every_nth_update(every: int, moves: int) -> None:
+    agent = tiny_agent(slow_target_fraction=0.25, slow_target_every=every)
+    expected = [ref.f64(p.detach()) for p in agent.behavior.slow_critic.parameters()]
+    after = agent.plan()[-1].after
+    for index in range(2):
+        perturbed(agent)
+        after(Update({}, updates=index))
+        if index + moves >= 2:
+            fast = agent.behavior.critic.parameters()
+            pairs = zip(expected, fast, strict=True)
+            expected = [0.75 * old + 0.25 * ref.f64(p.detach()) for old, p in pairs]
+        slow = agent.behavior.slow_critic.parameters()
+        for mine, theirs in zip(slow, expected, strict=True):
+            assert_allclose(mine.detach(), theirs, rtol=1e-5, atol=1e-6)
 
 
 # Published sizes

@@ -178,7 +178,8 @@ class ImaginationActorCritic(Behavior):
             act: their activation.
             min_std: smallest scale of the truncated normal.
             init_std: shift of its raw scale.
-            slow_target_every: updates between copies to the slow critic, first after update 1.
+            slow_target_every: updates n between copies to the slow critic, which equals the
+                critic at first: after update n, 2n, ...
             slow_target_fraction: 1 copies, less moves by that share.
             reward_head: head that imagination reads.
             continue_head: head that predicts the discount, if the model has one.
@@ -209,8 +210,8 @@ class ImaginationActorCritic(Behavior):
         )
         values = flat_size(views["value"])
         self.critic = MLP(values, 1, layers=layers, units=units, norm=norm, act=act)
-        # Independently initialised: the very first update bootstraps from another network.
         self.slow_critic = MLP(values, 1, layers=layers, units=units, norm=norm, act=act)
+        self.slow_critic.load_state_dict(self.critic.state_dict())
         self.slow_critic.requires_grad_(False)
 
     @property
@@ -241,7 +242,7 @@ class ImaginationActorCritic(Behavior):
             return self._objectives(agent, update)
 
         def copy_slow(update: Update) -> None:
-            if update.updates % self.slow_every == 0:
+            if (update.updates + 1) % self.slow_every == 0:
                 self.copy_slow_critic()
 
         return [

@@ -5,7 +5,6 @@ branch, A action.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, TypeAlias
 
 import torch
@@ -90,8 +89,8 @@ class IsolatedActorCritic(Behavior):
     """Pathwise actor-critic on imagined states (Iso-Dream algorithm 1).
 
     Where the view `policy` has the parts `ctrl` and `future`, actor and critic read them through
-    an attention, which the critic's loss trains. Plan: the world model's phase, after which the
-    slow critic is copied if due; then one phase with both objectives.
+    an attention, which the critic's loss trains. Plan: the world model's phase, then one phase with
+    both objectives, after which the slow critic is copied if due.
 
     Returns are `G_i = r_i + gamma * ((1 - lambda) * v_{i+1} + lambda * G_{i+1})` for the K - 1
     first of `horizon` = K states, the start being number 0, and all of them are the actor's
@@ -140,8 +139,8 @@ class IsolatedActorCritic(Behavior):
             init: of their layers.
             min_std: smallest scale of the policy.
             init_std: shift of its raw scale.
-            slow_target_every: updates between copies to the slow critic, the first one before
-                anything is learned.
+            slow_target_every: updates n between copies to the slow critic, which equals the
+                critic at first: after update n, 2n, ...
             reward_head: head that imagination reads.
             value_gradient: actions learn from later values through the attention. The authors'
                 code detaches its input, so that they learn from rewards alone there.
@@ -175,6 +174,7 @@ class IsolatedActorCritic(Behavior):
         self.critic, self.slow_critic = (
             MLP(width, 1, layers=critic_layers, units=units, act=act, init=init) for _ in range(2)
         )
+        self.slow_critic.load_state_dict(self.critic.state_dict())
         self.slow_critic.requires_grad_(False)
         attends = isinstance(views["policy"], Mapping)
         self.attention = Attention(width) if attends else None
@@ -207,7 +207,7 @@ class IsolatedActorCritic(Behavior):
         return made
 
     def plan(self, agent: Agent) -> Sequence[Phase]:
-        """World model and the slow copy, then actor and critic together.
+        """World model, then actor and critic together, then the slow copy.
 
         Raises:
             IncompatibleParts: the reward head predicts for another state than the one it reads.
@@ -222,12 +222,12 @@ class IsolatedActorCritic(Behavior):
             )
 
         def copy_slow(update: Update) -> None:
-            if update.updates % self.slow_every == 0:
+            if (update.updates + 1) % self.slow_every == 0:
                 self.copy_slow_critic()
 
         return [
-            replace(model.phase(agent.explorer), after=copy_slow),
-            Phase("behavior", lambda update: self._objectives(agent, update)),
+            model.phase(agent.explorer),
+            Phase("behavior", lambda update: self._objectives(agent, update), after=copy_slow),
         ]
 
     @torch.no_grad()
