@@ -56,8 +56,6 @@ def run(
     console = Console(stderr=True, quiet=not leads, emoji=False)
     config = load(gin, bindings)  # before torch is imported: its errors come at once
     root = root_of(config)
-    for note in config.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     folder = run_dir or Path("runs") / gin[-1].stem
     if seed is None:
         seed = RunFolder.seed_of(folder) or 0

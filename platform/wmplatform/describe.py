@@ -34,7 +34,8 @@ def describe(config: Config) -> dict[str, Any]:
     Returns:
         `components` by name (`encoder`, `heads.reward`, ...), each with `group`, `name`,
         `distribution`, `version`, `class`, `parameters`, `trainable`, `buffers`, `modules` and
-        `children`; `totals`; `env`; `specs` of embeddings, views and context; `optimizers`.
+        `children`; `totals`; `env`; `specs` of embeddings, views and context; `optimizers`;
+        `unused`, the settings that replaced parts left behind.
 
     Raises:
         PlatformError: the configuration cannot be assembled.
@@ -52,6 +53,7 @@ def describe(config: Config) -> dict[str, Any]:
         "totals": _size(agent),
         "specs": _specs(agent),
         "optimizers": _optimizers(config, agent),
+        "unused": list(config.unused),
     }
 
 
@@ -67,7 +69,10 @@ def render(described: Mapping[str, Any]) -> RenderableType:
     groups = Table("optimiser", "parameters", title="Optimisers")
     for name, count in described["optimizers"].items():
         groups.add_row(name, f"{count:,}")
-    return Group(components, _render_specs(described), groups)
+    tables = [components, _render_specs(described), groups]
+    if unused := described["unused"]:
+        return Group(*tables, f"without use, left behind by replaced parts: {', '.join(unused)}")
+    return Group(*tables)
 
 
 def _parts(agent: Agent) -> dict[str, tuple[str, nn.Module]]:

@@ -220,7 +220,24 @@ def test_describe_gives_the_published_parameter_counts(
 
 def test_describe_prints_tables(gin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "--gin", str(gin)]) == 0
-    assert "heads.reward" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "heads.reward" in printed
+    assert "left behind" not in printed
+
+
+def test_describe_names_the_settings_that_a_replaced_part_left_behind(
+    gin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resnet = [
+        "--bind",
+        "WorldModel.encoder = @encoders.resnet",
+        "--bind",
+        "encoders.resnet.depth = 2",
+    ]
+    assert main(["describe", "--gin", str(gin), *resnet]) == 0
+    printed = capsys.readouterr()
+    assert "left behind by replaced parts: encoders.cnn.depth\n" in printed.out
+    assert printed.err == ""
 
 
 def test_check_prints_a_line_for_each_law(capsys: pytest.CaptureFixture[str]) -> None:

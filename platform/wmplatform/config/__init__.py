@@ -60,8 +60,8 @@ def load(
         raise ConfigErrors(checked.problems)
     imports = tuple(dict.fromkeys(text.split()[1] for text, _ in parsed.imports))
     return Config(
-        notes=tuple(checked.notes),
         files=tuple(parsed.files),
+        unused=tuple(checked.unused),
         bound=checked.bound,
         targets=checked.targets,
         imports=imports,

@@ -34,10 +34,10 @@ class Config:
     factories made under one must be called before another is activated.
     """
 
-    notes: tuple[str, ...]
-    """Harmless observations, such as lines of a base file that an override left without use."""
     files: tuple[Path, ...]
     """Every file that was read."""
+    unused: tuple[str, ...]
+    """Settings and macros that replaced parts left behind, such as `decoders.cnn.depth`."""
     bound: Mapping[Key, Bound]
     targets: Mapping[str, tuple[Target, Place | None]]
     imports: tuple[str, ...] = ()

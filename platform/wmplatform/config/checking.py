@@ -36,9 +36,10 @@ class Checked:
     """The outcome: valid where `problems` is empty."""
 
     problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     bound: dict[Key, Bound] = field(default_factory=dict)
     """Bindings that something uses."""
+    unused: list[str] = field(default_factory=list)
+    """Left-hand sides of bindings that are without use since a later line replaced a part."""
     targets: dict[str, tuple[Target, Place | None]] = field(default_factory=dict)
     """What is used, by selector, with the first place that names it."""
 
@@ -52,7 +53,7 @@ def check(
     checker.names()
     checker.values()
     checker.reach(roots)
-    checker.unused()
+    checker.unused(roots)
     checker.sort()
     return checker.out
 
@@ -282,34 +283,52 @@ class _Checker:
 
     # -- leftovers
 
-    def unused(self) -> None:
+    def unused(self, roots: Sequence[str]) -> None:
+        """Refuse bindings that nothing uses, unless a later line replaced what did."""
         if not self.parsed.complete:
             return  # the line that uses a binding may be the one that could not be read
-        for key, bound in self.bound.items():
-            if key in self.used:
-                self.out.bound[key] = bound
-            else:
-                self.report_unused(self.last[key], self.why_unused(key))
-        for name, binding in self.macros.items():
+        self.out.bound = {key: bound for key, bound in self.bound.items() if key in self.used}
+        idle = [
+            (self.last[key], self.why_unused(key)) for key in self.bound if key not in self.used
+        ]
+        for name, macro in self.macros.items():
             if name not in self.used_macros:
-                hint = f"did you mean %{near}?" if (near := closest(name, self.used_macros)) else ""
-                self.report_unused(binding, hint or "remove the line")
+                near = closest(name, self.used_macros)
+                idle.append((macro, f"did you mean %{near}?" if near else "remove the line"))
+        excused = self.once_used(roots) if idle else set()
+        for binding, hint in idle:
+            if binding.place.level == "file" and id(binding) in excused:
+                self.out.unused.append(binding.key)
+            else:
+                self.fail(f"nothing uses {binding.key}", binding.place, hint)
+
+    def once_used(self, roots: Sequence[str]) -> set[int]:
+        """`id` of each binding that would be in use if what followed some file changed nothing."""
+        found: set[int] = set()
+        for end in self.parsed.ends:
+            earlier, later = self.parsed.bindings[:end], self.parsed.bindings[end:]
+            # Once without what followed, once as if it had added to the rest, replacing nothing.
+            for bindings in (earlier, later + earlier):
+                then = _Checker(
+                    replace(self.parsed, bindings=bindings, problems=[]), self.catalogue
+                )
+                then.names()
+                then.values()
+                then.reach(roots)
+                found |= {id(then.last[key]) for key in then.used & then.last.keys()}
+                found |= {id(then.macros[name]) for name in then.used_macros & then.macros.keys()}
+        return found
 
     def why_unused(self, key: Key) -> str:
-        _, selector, _ = key
+        scope, selector, _ = key
         scopes = sorted(s for s, name in self.reached if name == selector)
         if scopes:
-            return f"scopes of {selector} in use: {', '.join(s or '(none)' for s in scopes)}"
+            near = f"near {found!r}   " if (found := closest(scope, scopes)) else ""
+            return f"{near}scopes of {selector} in use: {', '.join(s or '(none)' for s in scopes)}"
         group = selector.partition(".")[0] + "."
         same = sorted({name for _, name in self.reached if name.startswith(group)})
         instead = f"; in use: {', '.join(same)}" if same else ""
         return f"no binding in use refers to @{selector}{instead}"
-
-    def report_unused(self, binding: Binding, hint: str) -> None:
-        if binding.place.level == "include":  # an override may strand what a base file says
-            self.out.notes.append(f"{binding.place.short}: {binding.key} is not used")
-        else:
-            self.fail(f"nothing uses {binding.key}", binding.place, hint)
 
     def sort(self) -> None:
         files = {name: i for i, name in enumerate(self.parsed.lines)}

@@ -79,6 +79,8 @@ class Parsed:
     files: list[Path] = field(default_factory=list)
     lines: dict[str, list[str]] = field(default_factory=dict)
     """Text of each file, by its displayed name."""
+    ends: list[int] = field(default_factory=list)
+    """How many bindings had been read where each file ended."""
     complete: bool = True
     """False where a line could not be read, so that what is missing may be in it."""
 
@@ -112,7 +114,7 @@ def parse(files: Sequence[Path], bindings: Sequence[str]) -> Parsed:
     parsed = Parsed()
     for path in files:
         if path.is_file():
-            _read_file(path, "file", parsed, ())
+            _read_file(path, parsed, ())
         else:
             parsed.fail(f"no such file: {path}", hint=_near_files(path))
     for text in bindings:
@@ -132,7 +134,7 @@ def _read_bind(text: str, parsed: Parsed) -> None:
         parsed.fail("--bind takes 'Name.param = value'", Place("--bind", 1, text, "bind"), hint)
 
 
-def _read_file(path: Path, level: Level, parsed: Parsed, stack: tuple[Path, ...]) -> None:
+def _read_file(path: Path, parsed: Parsed, stack: tuple[Path, ...]) -> None:
     name = _display(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -142,8 +144,8 @@ def _read_file(path: Path, level: Level, parsed: Parsed, stack: tuple[Path, ...]
     parsed.files.append(path)
     lines = parsed.lines[name] = text.splitlines()
     own: dict[tuple[str, str, str], Place] = {}
-    for statement in _statements(text, name, lines, level, parsed):
-        place = _place(statement.location.line_num, name, lines, level)
+    for statement in _statements(text, name, lines, "file", parsed):
+        place = _place(statement.location.line_num, name, lines, "file")
         match statement:
             case config_parser.BindingStatement():
                 binding = _binding(statement, place)
@@ -155,6 +157,7 @@ def _read_file(path: Path, level: Level, parsed: Parsed, stack: tuple[Path, ...]
                 start = len(parsed.bindings)
                 _include(statement.filename, path, place, parsed, (*stack, path.resolve()))
                 _find_overridden(parsed, parsed.bindings[start:], own, place)
+    parsed.ends.append(len(parsed.bindings))
 
 
 def _find_overridden(
@@ -187,7 +190,7 @@ def _include(
     elif found.resolve() in stack:
         parsed.fail(f"{target!r} includes itself", place, "remove one of the includes")
     else:
-        _read_file(found, "include", parsed, stack)
+        _read_file(found, parsed, stack)
 
 
 def _statements(

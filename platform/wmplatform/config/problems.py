@@ -8,8 +8,8 @@ from wmplatform.errors import ExitCode, PlatformError
 
 __all__ = ["ConfigErrors", "Level", "Place", "Problem"]
 
-Level = Literal["file", "include", "bind"]
-"""Who wrote a line: a file that was named, a file that one includes, or the command line."""
+Level = Literal["file", "bind"]
+"""Where a line stands: in a file, or on the command line."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ CORE = {
     "Adam": "acme_app:Adam",
     "warmup": "acme_app:warmup",
     "Clock": "acme_app:Clock",
+    "Sundial": "acme_app:Sundial",
 }
 
 APP = """
@@ -38,6 +39,10 @@ class Base:
 class Clock:
     def __init__(self, *, hz: Annotated[float, Gt(0)] = 1.0) -> None:
         self.hz = hz
+
+
+class Sundial(Clock):
+    pass
 
 
 class Loop:

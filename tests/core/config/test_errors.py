@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from wmplatform.config import load
 from wmplatform.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def test_a_circle_of_includes_is_found(gin_files: "Workspace") -> None:
 
 
 def test_a_missing_file_is_named_with_the_nearest(gin_files: "Workspace") -> None:
-    from wmplatform.config import ConfigErrors, load
+    from wmplatform.config import ConfigErrors
 
     gin_files.write("dreamer.gin", "")
     with pytest.raises(ConfigErrors, match=r"no such file: draemer\.gin") as caught:
@@ -152,12 +153,85 @@ def test_the_same_binding_twice_in_one_file_or_on_the_command_line_is_an_error(
     assert "on the command line" in str(gin_files.errors(gin_files.VALID, *binds))
 
 
-def test_a_line_that_an_override_strands_in_a_base_file_is_a_note(gin_files: "Workspace") -> None:
-    base = gin_files.VALID + "Loop.envs = {'a': @envs.needy}\nenvs.needy.host = 'h'\n"
+REPLACED = {
+    "a reference": ("Loop.anything = @envs.needy\nenvs.needy.host = 'h'\n", "Loop.anything = None"),
+    "a scope": ("Loop.anything = @a/envs.grid\na/envs.grid.size = 4\n", "Loop.anything = @b/envs.grid"),
+    "a whole dictionary": (
+        "Loop.envs = {'a': @a/envs.grid, 'b': @envs.needy}\na/envs.grid.size = 4\nenvs.needy.host = 'h'\n",
+        "Loop.envs = {'a': @envs.grid}",
+    ),
+    "what led to what led to it": (
+        "Loop.anything = @a/Learner\na/Learner.schedule = @warmup\nwarmup.length = 3\na/Learner.optimizer = @a/Adam\na/Adam.lr = 1\n",
+        "Loop.anything = None",
+    ),
+    "the one use of a macro": ("Loop.rate = %rate\nrate = 2.0\n", "Loop.rate = 3.0"),
+    "a macro of a setting of it": (
+        "Loop.anything = @envs.needy\nenvs.needy.host = %host\nhost = 'h'\n",
+        "Loop.anything = None",
+    ),
+    "a macro that led to it": ("part = @envs.needy\nLoop.anything = %part\nenvs.needy.host = 'h'\n", "part = None"),
+    "a default": ("Clock.hz = 50\n", "Loop.clock = @Sundial"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "replacement"), REPLACED.values(), ids=list(REPLACED))
+@pytest.mark.parametrize("by", ["bind", "including file", "second file"])
+def test_settings_of_what_a_later_line_replaced_are_no_error(
+    gin_files: "Workspace", lines: str, replacement: str, by: str
+) -> None:
+    base = gin_files.write("base.gin", gin_files.VALID + lines)
+    plain = gin_files.load(gin_files.VALID, replacement.replace("part", "Loop.anything"))
+    if by == "bind":
+        config = gin_files.load(base.read_text(), replacement)
+    elif by == "including file":
+        config = gin_files.load(f"include 'base.gin'\n{replacement}\n")
+    else:
+        files = [base, gin_files.write("second.gin", replacement + "\n")]
+        config = load(files, configurables=gin_files.CORE, roots=["Loop"])
+    assert config.text == plain.text
+    assert config.unused
+    assert not plain.unused
+
+
+def test_a_base_file_may_leave_it_to_others_to_lead_to_what_it_replaces(
+    gin_files: "Workspace",
+) -> None:
+    gin_files.write("part.gin", "Learner.schedule = @warmup\nwarmup.length = 3\n")
+    text = "include 'part.gin'\n" + gin_files.VALID + "Learner.schedule = None\n"
+    assert "warmup" not in gin_files.load(text).text
+
+
+def test_settings_of_a_replaced_part_may_stand_beside_the_replacement(
+    gin_files: "Workspace",
+) -> None:
+    gin_files.write("base.gin", gin_files.VALID + "Loop.anything = @envs.needy\n")
+    text = "include 'base.gin'\nenvs.needy.host = 'h'\nLoop.anything = None\n"
+    assert gin_files.load(text).unused == ("envs.needy.host",)
+
+
+@pytest.mark.parametrize("replaced_by", ["file", "bind"])
+def test_a_setting_of_a_replaced_part_on_the_command_line_is_an_error(
+    gin_files: "Workspace", replaced_by: str
+) -> None:
+    base = gin_files.VALID + "Loop.anything = @envs.needy\n"
     gin_files.write("base.gin", base)
-    config = gin_files.load("include 'base.gin'\nLoop.envs = None\n")
-    assert config.notes == ("base.gin:5: envs.needy.host is not used",)
-    assert "needy" not in config.text
+    text, binds = base, ["envs.needy.host = 'h'", "Loop.anything = None"]
+    if replaced_by == "file":
+        text, binds = "include 'base.gin'\nLoop.anything = None\n", binds[:1]
+    (problem,) = gin_files.errors(text, *binds).problems
+    assert problem.what == "nothing uses envs.needy.host"
+
+
+def test_a_setting_in_an_included_file_that_nothing_ever_used_is_an_error(
+    gin_files: "Workspace",
+) -> None:
+    gin_files.write("base.gin", gin_files.VALID + "envs.needy.host = 'h'\nadma/Adam.lr = 1\n")
+    text = "include 'base.gin'\nLearner.optimizer = @adam/Adam\n"
+    first, second = gin_files.errors(text).problems
+    assert first.what == "nothing uses envs.needy.host"
+    assert str(first.place).startswith("base.gin:4")
+    assert second.what == "nothing uses adma/Adam.lr"
+    assert second.hint == "near 'adam'   scopes of Adam in use: adam"
 
 
 def test_a_missing_requirement_of_the_root_is_reported(gin_files: "Workspace") -> None:

@@ -23,6 +23,12 @@ def test_an_experiment_is_valid_and_its_resolved_text_reads_back(
     assert load([resolved]) == config
 
 
+def test_a_part_of_an_experiment_is_swapped_by_one_binding() -> None:
+    config = load([ROOT / "experiments/quickstart.gin"], ["WorldModel.decoder = @decoders.cnn"])
+    assert "decoders.cnn" in config.targets
+    assert "decoders.cross_attention" not in config.text
+
+
 def test_checking_all_experiments_imports_no_torch_and_no_simulator() -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT / 'platform')!r}, {str(ROOT / 'plugins')!r}]\n"
