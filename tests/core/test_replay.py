@@ -42,6 +42,14 @@ def test_is_first_is_true_at_index_0_only() -> None:
     assert not batch["is_first"][:, 1:].any()
 
 
+def test_unmarked_segments_have_is_first_where_an_episode_begins_alone() -> None:
+    replay = filled([9, 3, 20])
+    batch = Segments(batch=200, length=4, mark_start=False).sample(replay)
+    begins = torch.isin(batch["reward"], torch.tensor([0.0, 10.0, 14.0]))
+    assert torch.equal(batch["is_first"], begins)
+    assert 0 < begins.sum() < 200
+
+
 def test_the_store_keeps_is_first_as_it_was() -> None:
     replay = filled([9])
     replay.segments(64, 4)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from wmplatform import assembly
 from wmplatform.agent import Agent
 from wmplatform.config import load
-from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
+from wmplatform.replay import Replay, Segments
+from wmplatform.types import ActionSpec, ArraySpec, EnvSpec, Latent
 from wmplugins.dreamer.cell import GRUCell
 from wmplugins.isodream.behavior import Attention, IsolatedActorCritic, LooseNormal
 from wmplugins.isodream.branch import Gaussian, balanced_kl
 from wmplugins.isodream.decoders import MaskDecoder
+
+from .tiny_isodream import isodream_agent, isodream_learner, records
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 VECTOR = ArraySpec((4,))
@@ -83,6 +87,83 @@ def test_recurrent_cell(eps: float, expected: list[float]) -> None:
     cell.linear.bias.data = waves((9,), 0).float()
     h = cell(torch.tensor([[0.2, -0.4]]), torch.tensor([[0.1, -0.3, 0.5]]))
     assert_allclose(h.detach().flatten(), expected, atol=1e-6)
+
+
+def numpy_cell(layers: dict[str, Tensor], x: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """The recurrent cell of a branch, rows `[N, ...]`, in float64."""
+    parts = np.concatenate([x, h], -1) @ f64(layers["cell.linear.weight"]).T
+    parts += f64(layers["cell.linear.bias"])
+    parts = (parts - parts.mean(-1, keepdims=True)) / np.sqrt(parts.var(-1, keepdims=True) + 1e-5)
+    parts = parts * f64(layers["cell.norm.weight"]) + f64(layers["cell.norm.bias"])
+    reset, candidate, update = np.split(parts, 3, -1)
+    gate = 1 / (1 + np.exp(1 - update))
+    return gate * np.tanh(candidate / (1 + np.exp(-reset))) + (1 - gate) * h
+
+
+def numpy_dense(layers: dict[str, Tensor], name: str, x: np.ndarray) -> np.ndarray:
+    """One layer, without its activation."""
+    return x @ f64(layers[f"{name}.weight"]).T + f64(layers[f"{name}.bias"])
+
+
+def elu(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, np.expm1(x))
+
+
+def f64(x: Tensor) -> np.ndarray:
+    return x.detach().numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("mark_start", [True, False], ids=["ours", "authors"])
+def test_the_authors_take_the_action_that_leads_into_a_segment(mark_start: bool) -> None:
+    """From a state of zeros; an episode's first record has an action of zeros itself."""
+    agent = isodream_agent(driving=True, latent={"parity": True})
+    replay = Replay(agent.spec, capacity=30)
+    episode = records(length=20)[:1]
+    episode["is_last"][:], episode["is_last"][:, -1] = False, True
+    replay.extend(episode.reshape(-1).set("stream", torch.zeros(20, dtype=torch.int64)))
+    batch = Segments(batch=8, length=6, mark_start=mark_start).sample(replay)
+    with torch.no_grad():
+        observed = agent.world_model.losses(batch).observed
+
+    action = f64(batch["action"][:, 0]) * (0 if mark_start else 1)
+    assert mark_start or (np.abs(action).max(-1) > 0.01).sum() > 4
+    layers = agent.world_model.dynamics.ctrl.state_dict()
+    x = elu(numpy_dense(layers, "inputs", np.concatenate([np.zeros((8, 3)), action], -1)))
+    deter = numpy_cell(layers, x, np.zeros((8, 5)))
+    assert_allclose(observed.states["ctrl"]["deter"][:, 0], deter, atol=1e-6)
+
+
+@pytest.mark.parametrize("parity", [False, True], ids=["ours", "authors"])
+def test_the_authors_look_ahead_with_the_stepped_model(
+    parity: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = isodream_agent(driving=True, latent={"parity": parity})
+    dynamics, seen = agent.world_model.dynamics, []
+    imagine = dynamics.imagine
+
+    def spy(start: Latent, *args: Any, **kwargs: Any) -> Any:
+        seen.append((start, {k: v.clone() for k, v in dynamics.free.state_dict().items()}))
+        return imagine(start, *args, **kwargs)
+
+    def without_noise(*lead: int, like: Tensor, deterministic: bool) -> Tensor:
+        return like.new_zeros((*lead, 3))
+
+    monkeypatch.setattr(dynamics, "imagine", spy)
+    monkeypatch.setattr(dynamics.free, "noise", without_noise)
+    before = {k: v.clone() for k, v in dynamics.free.state_dict().items()}
+    isodream_learner(agent).update(records())
+
+    ((start, stepped),) = seen
+    for layers, theirs in ((before, False), (stepped, True)):
+        stoch, deter = (f64(start["free"][name]) for name in ("stoch", "deter"))
+        window = [np.concatenate([stoch, deter], -1)]
+        for _ in range(2):
+            deter = numpy_cell(layers, elu(numpy_dense(layers, "inputs", stoch)), deter)
+            hidden = elu(numpy_dense(layers, "prior_hidden", deter))
+            stoch = numpy_dense(layers, "prior_out", hidden)[:, :3]  # the mean
+            window.append(np.concatenate([stoch, deter], -1))
+        error = np.abs(start["ahead"].numpy() - np.stack(window, 1)).max()
+        assert error < 1e-6 if theirs == parity else error > 1e-4
 
 
 # Attention

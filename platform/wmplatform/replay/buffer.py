@@ -145,11 +145,14 @@ class Replay:
         with self._lock:
             return self.writer.close(stream)
 
-    def segments(self, batch: int, length: int) -> TensorDict:
+    def segments(self, batch: int, length: int, *, mark_start: bool = True) -> TensorDict:
         """Draw segments of consecutive records of one episode each, `[B, T]`.
 
-        `is_first` is true at index 0 of every segment, so that a model starts from its initial
-        state, and false elsewhere.
+        Args:
+            batch: segments B.
+            length: records T.
+            mark_start: `is_first` is true at index 0 of every segment; without it, only where an
+                episode begins.
 
         Raises:
             NotEnoughData: no episode has `length` records.
@@ -159,8 +162,8 @@ class Replay:
             self.sampler.length = length
             flat = self._buffer.sample(batch * length)
         drawn = {key: flat[key].unflatten(0, (batch, length)) for key in self.columns}
-        drawn["is_first"] = torch.zeros_like(drawn["is_first"])
-        drawn["is_first"][:, 0] = True
+        if mark_start:
+            drawn["is_first"][:, 0] = True
         return TensorDict(drawn, [batch, length], device=self.storage.device)
 
     def transitions(

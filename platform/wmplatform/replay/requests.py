@@ -20,6 +20,10 @@ class Segments(Request):
     """Segments."""
     length: Annotated[int, Ge(1)] = 50
     """Records of each."""
+    mark_start: bool = True
+    """Set `is_first` at the start of each segment, so that a model ignores the action that led
+    there. Otherwise only episodes have it, and a model in its initial state takes that action, as
+    in Iso-Dream's code."""
 
     @property
     def records(self) -> int:
@@ -28,7 +32,7 @@ class Segments(Request):
 
     def sample(self, replay: Replay) -> TensorDict:
         """Draw a batch; see `Replay.segments`."""
-        return replay.segments(self.batch, self.length)
+        return replay.segments(self.batch, self.length, mark_start=self.mark_start)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
-from wmplatform.interfaces import Capabilities, Imagined, LatentDynamics, Observed
+from wmplatform.interfaces import Capabilities, Imagined, LatentDynamics, Observed, Starts
 from wmplatform.types import (
     ActionSpec,
     ArraySpec,
@@ -86,7 +86,8 @@ class IsolatedDynamics(LatentDynamics):
             free_nats: a branch's mean KL is not pushed below this.
             parity: as the authors' code: the first record only gives a following branch its first
                 input, that branch has a posterior head that nothing reads and a KL of
-                `free_nats`, and imagined rewards read another roll-out than policies.
+                `free_nats`, the window of a start of imagination is rolled out by the stepped
+                model, and imagined rewards read another roll-out than policies.
         """
         super().__init__()
         sizes = {"stoch": stoch, "deter": deter, "hidden": hidden}
@@ -206,6 +207,13 @@ class IsolatedDynamics(LatentDynamics):
             deterministic=deterministic,
         )
         return tree_map(lambda x: x[:, 0], states), carry
+
+    def starts(self, observed: Observed) -> Starts:
+        """All rows; with `parity` and a window, they look ahead with the parameters of now."""
+        found = super().starts(observed)
+        if self.parity and self.window:
+            found.states["ahead"] = self._ahead(found.states["free"], deterministic=False)
+        return found
 
     def imagine(
         self,
