@@ -8,7 +8,7 @@ This file imports no torch: environment workers stay small.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvSpec
+from wmplatform.sums import REDUCTIONS, plain_sum
 
 __all__ = [
     "BadAction",
@@ -246,7 +247,7 @@ class PlatformEnv(gymnasium.Env[Observation, Any]):
         return frames
 
     def _reward(self, frames: list[Frame]) -> float:
-        reward = float(sum(float(frame.reward) for frame in frames))
+        reward = plain_sum(float(frame.reward) for frame in frames)
         if not np.isfinite(reward):
             raise self._fault("reward", f"is {reward}")
         return reward
@@ -305,17 +306,9 @@ class PlatformEnv(gymnasium.Env[Observation, Any]):
     def _info(self, frames: list[Mapping[str, float]]) -> dict[str, Any]:
         """Sum the signals of one agent step's frames up, each by its own rule."""
         return {
-            name: _REDUCTIONS[rule]([float(signals[name]) for signals in frames])
+            name: REDUCTIONS[rule]([float(signals[name]) for signals in frames])
             for name, rule in self._spec.signals.items()
         }
-
-
-_REDUCTIONS: dict[str, Callable[[list[float]], float]] = {
-    "max": max,
-    "sum": sum,
-    "mean": lambda values: sum(values) / len(values),
-    "last": lambda values: values[-1],
-}
 
 
 def observation_space(spec: EnvSpec) -> spaces.Dict:

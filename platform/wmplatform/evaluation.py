@@ -24,6 +24,7 @@ from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.logging import RunLogger
 from wmplatform.pictures import Picture, enlarge, to_rgb
 from wmplatform.prediction import predict
+from wmplatform.sums import REDUCTIONS
 
 __all__ = [
     "Episode",
@@ -33,14 +34,6 @@ __all__ = [
     "eval_mode",
     "own_randomness",
 ]
-
-_REDUCTIONS: dict[str, Callable[[list[float]], float]] = {
-    "max": max,
-    "sum": sum,
-    "mean": lambda values: sum(values) / len(values),
-    "last": lambda values: values[-1],
-}
-
 
 OnFault: TypeAlias = Callable[[FaultReport], None]
 """Is told of a fault; raises where it was one too many."""
@@ -312,7 +305,7 @@ class _Play:
             if record:
                 records.append(_record(observation, action, is_first=False))
         for signal, rule in spec.signals.items():
-            episode.signals[signal] = _REDUCTIONS[rule]([info[signal] for info in infos])
+            episode.signals[signal] = REDUCTIONS[rule]([info[signal] for info in infos])
         if record:
             episode.records = {key: np.stack([each[key] for each in records]) for key in records[0]}
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from wmplatform.contracts.violation import ContractViolation
 from wmplatform.envs import BadAction, EpisodeOver, action_space, observation_space
 from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
+from wmplatform.sums import plain_sum
 
 __all__ = ["check_env_adapter"]
 
@@ -340,7 +341,7 @@ def _check_repeat(adapter: EnvAdapter, single: EnvAdapter, plan: list[Any], seed
             small.play([action] * repeat)
             big.step(action)
             moment, end = big.episode[-1], small.episode[-1]
-            total = sum(frame.reward for frame in small.episode[start:])
+            total = plain_sum(frame.reward for frame in small.episode[start:])
             what = f"reward of {repeat} repeats is {moment.reward}, single steps sum to {total}"
             _require(bool(np.isclose(moment.reward, total)), 5, what)
             same_end = moment.terminated == end.terminated

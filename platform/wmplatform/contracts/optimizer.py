@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wmplatform.contracts.laws import Report, law, require
 from wmplatform.contracts.probes import close, generator
 from wmplatform.interfaces.optimizer import Optimizer
+from wmplatform.sums import plain_sum
 
 __all__ = [
     "check_optimizer",
@@ -118,7 +119,7 @@ def _go(optimizer: Optimizer, grads: list[Tensor], updates: int) -> None:
 
 
 def _distance(optimizer: Optimizer) -> float:
-    return sum(float((p.detach() - 3.0).square().sum()) for p in optimizer.parameters)
+    return plain_sum(float((p.detach() - 3.0).square().sum()) for p in optimizer.parameters)
 
 
 def _require_equal(one: Optimizer, other: Optimizer, what: str) -> None:

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from wmplatform.sums import plain_sum
 from wmplatform.videos.datasets import Cut, Dataset
 from wmplatform.videos.errors import BadSource, NoClips
 
@@ -99,7 +100,7 @@ def strata_of(
     found = []
     for number, (dataset, weight) in enumerate(zip(datasets, weights, strict=True)):
         own = _strata_of_one(number, dataset, cut, selection)
-        share = weight / sum(weights) / sum(stratum.weight for stratum in own)
+        share = weight / plain_sum(weights) / plain_sum(stratum.weight for stratum in own)
         found += [Stratum(s.dataset, s.group, s.weight * share, s.videos) for s in own]
     return found
 

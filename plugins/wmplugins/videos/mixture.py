@@ -7,6 +7,7 @@ import numpy as np
 
 from wmplatform.factory import Factory
 from wmplatform.interfaces.video_source import Video, VideoSource
+from wmplatform.sums import plain_sum
 from wmplatform.videos.errors import BadSource, UnreadableVideo
 
 __all__ = ["Mixture"]
@@ -95,7 +96,7 @@ class Mixture(VideoSource):
         for name, source in self._sources.items():
             inner = source.group_weights()
             for group, weight in inner.items():
-                share = weight / sum(inner.values())
+                share = weight / plain_sum(inner.values())
                 found[_joined(name, group)] = self.weights[name] * share
         return found
 
