@@ -115,6 +115,14 @@ def messages(path: Path, processes: Processes) -> None:
     found = processes.gather(mine)
     assert [each["rank"] for each in found] == [0, 1]
     assert found[1]["x"].tolist() == [1.0, 1.0, 1.0]
+    images = torch.arange(48.0).view(2, 3, 2, 4) + processes.rank
+    images = images.contiguous(memory_format=torch.channels_last)
+    for rank, each in enumerate(processes.gather({"images": images})):
+        assert torch.equal(each["images"], images - processes.rank + rank)
+    grads = [images.clone(), images[..., ::2].clone(), images[:, :1]]
+    expected = [grad - processes.rank + 0.5 for grad in grads]
+    processes.average(grads)
+    assert all(map(torch.equal, grads, expected))
     assert processes.any(processes.rank == 1)
     assert not processes.any(False)
     assert processes.first(lambda: {"answer": 42}) == {"answer": 42}

@@ -172,7 +172,9 @@ def _packed(tree: Any) -> Tensor:
     """Turn a tree into bytes, uint8 `[n]`: the length of the JSON, the JSON, the tensors."""
     plain, tensors = to_plain(tree)
     header = json.dumps(plain, allow_nan=False).encode()
-    body = safetensors.torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()})
+    plain_layout = torch.contiguous_format  # the only one that safetensors takes
+    copies = {k: v.detach().cpu().clone(memory_format=plain_layout) for k, v in tensors.items()}
+    body = safetensors.torch.save(copies)
     content = len(header).to_bytes(8, "big") + header + body
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
