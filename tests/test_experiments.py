@@ -1,22 +1,30 @@
 """Every gin file in `experiments/` assembles, and its learner updates without waiting.
 
+Gradients reach optimisers in the memory layout of their parameters.
+
 Tensors are fake, so that full sizes cost neither memory nor arithmetic; no simulator is started.
 """
 
 import re
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wmplatform import assembly
 from wmplatform.config import load
-from wmplatform.interfaces import Request
+from wmplatform.interfaces import Optimizer, Request
 from wmplatform.records import record_columns
 from wmplatform.replay import Replay, Segments
+from wmplatform.training.learner import Learner
 from wmplatform.types import EnvSpec
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
@@ -44,6 +52,37 @@ def batch_of(spec: EnvSpec, request: Request) -> TensorDict:
     return request.sample(replay)
 
 
+def watch_layouts(learner: Learner) -> set[str]:
+    """Check the gradients that optimisers get; returns the calls seen, filled by updates."""
+    seen: set[str] = set()
+
+    def checked(
+        call: str, optimizer: Optimizer, real: Callable[..., Any], grads: list[Tensor], *rest: Any
+    ) -> Any:
+        seen.add(call)
+        for p, grad in zip(optimizer.parameters, grads, strict=True):
+            assert grad.stride() == p.stride(), f"{call} gets a gradient of {tuple(p.shape)}"
+        return real(grads, *rest)
+
+    for group, optimizer in learner.optimizers.items():
+        for name in ("clip", "step"):
+            call = partial(checked, f"{group}.{name}", optimizer, getattr(optimizer, name))
+            setattr(optimizer, name, call)
+    return seen
+
+
+def test_fake_gradients_lie_as_real_ones() -> None:
+    """A convolution's weight gradient lies as its input does, and not as the weight."""
+    strides = []
+    for mode in (nullcontext(), FakeTensorMode()):
+        with mode:
+            weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+            images = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+            loss = torch.nn.functional.conv2d(images, weight).sum()
+            strides.append(torch.autograd.grad(loss, weight)[0].stride())
+    assert strides == [(27, 1, 9, 3)] * 2
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_experiment_fits_one_screen_and_is_checked(file: Path) -> None:
     config = load([file], [])
@@ -59,6 +98,7 @@ def test_an_update_of_the_experiment_runs_and_never_waits(file: Path) -> None:
     with FakeTensorMode() as fake:
         agent = assembly.build_agent(config, spec)
         learner = assembly.build_part(config, "learner", agent)
+    calls = watch_layouts(learner)
     request = learner.data
     if isinstance(request, Segments):
         clips = {"batch": config.parameter("Clips.batch")} if videos else {}
@@ -72,3 +112,4 @@ def test_an_update_of_the_experiment_runs_and_never_waits(file: Path) -> None:
     expected |= set() if videos else {"actor_loss", "critic_loss"}
     assert expected <= set(metrics)
     assert all(value.shape == () for value in metrics.values())
+    assert calls == {f"{group}.{name}" for group in learner.optimizers for name in ("clip", "step")}
