@@ -22,13 +22,19 @@ every_optimizer = subjects("optimizers", Adam)
 @given(
     scale=st.floats(1e-4, 1e6),
     bad=st.sampled_from([torch.nan, torch.inf, -torch.inf, 1.0]),
+    layout=st.sampled_from(list(laws.GRADIENT_LAYOUTS)),
+    parameters=st.sampled_from(list(laws.PARAMETER_LAYOUTS)),
     seed=st.integers(0, 2**16),
 )
-def test_laws_hold(subject: Subject, scale: float, bad: float, seed: int) -> None:
+def test_laws_hold(
+    subject: Subject, scale: float, bad: float, layout: str, parameters: str, seed: int
+) -> None:
     holds(laws.law_1_clip_tells_the_norm, subject.make, scale=scale, seed=seed)
     holds(laws.law_2_skipped_steps_change_nothing, subject.make, bad=bad, seed=seed)
     holds(laws.law_3_restoring_continues, subject.make, seed=seed)
     holds(laws.law_4_steps_go_downhill, subject.make, seed=seed)
+    layouts = {"layout": layout, "parameters": parameters}
+    holds(laws.law_5_only_values_count, subject.make, **layouts, seed=seed)
 
 
 @every_optimizer

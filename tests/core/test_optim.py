@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
+from wmplatform.contracts.optimizer import GRADIENT_LAYOUTS
 from wmplatform.training.optim import Adam
 
 from ..plugins import dreamer_reference as ref
@@ -215,6 +216,43 @@ def test_restoring_continues_bit_for_bit(settings: dict[str, object]) -> None:
     for update, g in enumerate(grads[3:], 3):
         go(second, [g.clone()], update)
     assert all(torch.equal(a, b) for a, b in zip(snapshot(straight), snapshot(second), strict=True))
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("layout", GRADIENT_LAYOUTS)
+def test_the_layout_of_gradients_changes_no_bit(settings: dict[str, object], layout: str) -> None:
+    start = torch.randn(4, 3, 2, 5)
+    adams = [Adam([nn.Parameter(start.clone())], clip_norm=5.0, **settings) for _ in range(2)]
+    for update in range(3):
+        grad = GRADIENT_LAYOUTS[layout](torch.randn_like(start))
+        plain = grad.clone(memory_format=torch.contiguous_format)
+        for adam, grads in zip(adams, ([plain], [grad]), strict=True):
+            adam.clip(grads)
+            go(adam, grads, update)
+    assert all(torch.equal(a, b) for a, b in zip(*map(snapshot, adams), strict=True))
+
+
+def test_restored_moments_lie_as_their_parameters() -> None:
+    """A checkpoint holds them without their layout."""
+    start = torch.randn(4, 3, 2, 5).contiguous(memory_format=torch.channels_last)
+    first, second = (Adam([nn.Parameter(start.clone())], lr=0.1) for _ in range(2))
+    go(first, [torch.randn_like(start)], 0)
+    with torch.no_grad():
+        second.parameters[0].copy_(first.parameters[0])
+    state = first.state_dict()
+    second.load_state_dict({name: [x.contiguous() for x in state[name]] for name in state})
+    for moment in (*second.first, *second.second):
+        assert moment.stride() == start.stride()
+    grad = torch.randn_like(start)
+    for adam in (first, second):
+        go(adam, [grad.clone()], 1)
+    assert all(torch.equal(a, b) for a, b in zip(*map(snapshot, (first, second)), strict=True))
+
+
+@pytest.mark.parametrize("gaps", [torch.randn(4, 6)[:, ::2], torch.randn(4, 1).expand(4, 3)])
+def test_parameters_with_gaps_are_refused(gaps: Tensor) -> None:
+    with pytest.raises(ValueError, match="does not fill its memory"):
+        Adam([nn.Parameter(torch.ones(2)), nn.Parameter(gaps)])
 
 
 def test_a_state_of_other_shapes_is_refused() -> None:

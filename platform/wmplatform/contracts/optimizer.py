@@ -17,11 +17,39 @@ __all__ = [
     "law_2_skipped_steps_change_nothing",
     "law_3_restoring_continues",
     "law_4_steps_go_downhill",
+    "law_5_only_values_count",
 ]
 
 Maker = Callable[[Sequence[Tensor]], Optimizer]
 
+Layout = Callable[[Tensor], Tensor]
+
 _SHAPES = ((3, 4), (4,), ())
+_IMAGE_SHAPES = ((4, 3, 3, 3), (4, 1, 3, 2), (4, 3, 1, 1))
+"""Of convolutions; where a size is 1, several strides mean the same."""
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _transposed(x: Tensor) -> Tensor:
+    back = tuple(reversed(range(x.dim())))
+    return x.permute(back).contiguous().permute(back)
+
+
+PARAMETER_LAYOUTS: dict[str, Layout] = {
+    "contiguous": Tensor.contiguous,
+    "channels last": _channels_last,
+    "transposed": _transposed,
+}
+"""Ways in which the elements of a tensor may lie in memory."""
+
+GRADIENT_LAYOUTS: dict[str, Layout] = PARAMETER_LAYOUTS | {
+    "sliced": lambda x: torch.stack([x, -x], -1)[..., 0],
+    "expanded": lambda x: x[:1].expand_as(x) if x.dim() else x,
+}
+"""The same, with gaps, and with elements that share memory (and so their value)."""
 
 
 def check_optimizer(make: Maker, *, seed: int = 0, collect: bool = False) -> Report:
@@ -39,6 +67,9 @@ def check_optimizer(make: Maker, *, seed: int = 0, collect: bool = False) -> Rep
         report.run(law_2_skipped_steps_change_nothing, make, bad=bad, seed=seed)
     report.run(law_3_restoring_continues, make, seed=seed)
     report.run(law_4_steps_go_downhill, make, seed=seed)
+    for layout in GRADIENT_LAYOUTS:
+        for lying in PARAMETER_LAYOUTS:
+            report.run(law_5_only_values_count, make, layout=layout, parameters=lying, seed=seed)
     return report
 
 
@@ -101,21 +132,49 @@ def law_4_steps_go_downhill(make: Maker, *, seed: int) -> None:
     require(end < start, f"fifty steps move the loss from {start:.6g} to {end:.6g}")
 
 
-def _parameters(seed: int) -> list[nn.Parameter]:
+@law("Optimizer", 5)
+def law_5_only_values_count(make: Maker, *, layout: str, parameters: str, seed: int) -> None:
+    """Gradients and parameters of equal values give equal norms and steps, however they lie.
+
+    Args:
+        make: builds the optimizer for these parameters.
+        layout: of the gradients, one of `GRADIENT_LAYOUTS`.
+        parameters: their layout, one of `PARAMETER_LAYOUTS`.
+        seed: of all random inputs.
+    """
+    shapes = (*_SHAPES, *_IMAGE_SHAPES)
+    plain = make(_parameters(seed, shapes))
+    lying = make(
+        [nn.Parameter(PARAMETER_LAYOUTS[parameters](p.detach())) for p in plain.parameters]
+    )
+    what = f"with {layout} gradients for {parameters} parameters"
+    for number in range(3):
+        grads = [GRADIENT_LAYOUTS[layout](g) for g in _grads(seed + number, shapes)]
+        expected = _go(
+            plain, [g.clone(memory_format=torch.contiguous_format) for g in grads], number
+        )
+        norm = _go(lying, grads, number)
+        require(close(norm, expected), f"clip says {norm} {what}, and {expected} otherwise")
+    for a, b in zip(plain.parameters, lying.parameters, strict=True):
+        require(close(a, b), f"a parameter of shape {tuple(a.shape)} takes other steps {what}")
+
+
+def _parameters(seed: int, shapes: Sequence[tuple[int, ...]] = _SHAPES) -> list[nn.Parameter]:
     source = generator(seed)
-    return [nn.Parameter(torch.randn(shape, generator=source)) for shape in _SHAPES]
+    return [nn.Parameter(torch.randn(shape, generator=source)) for shape in shapes]
 
 
-def _grads(seed: int) -> list[Tensor]:
+def _grads(seed: int, shapes: Sequence[tuple[int, ...]] = _SHAPES) -> list[Tensor]:
     source = generator(seed + 1)
-    return [torch.randn(shape, generator=source) for shape in _SHAPES]
+    return [torch.randn(shape, generator=source) for shape in shapes]
 
 
-def _go(optimizer: Optimizer, grads: list[Tensor], updates: int) -> None:
-    grads = [g.clone() for g in grads]
+def _go(optimizer: Optimizer, grads: list[Tensor], updates: int) -> Tensor:
+    """One step on gradients that are used up; returns their norm."""
     optimizer.set_rate(updates)
-    optimizer.clip(grads)
+    norm = optimizer.clip(grads)
     optimizer.step(grads, torch.zeros(()))
+    return norm
 
 
 def _distance(optimizer: Optimizer) -> float:

@@ -32,14 +32,16 @@ class Optimizer(ABC):
     Laws:
 
     1. `clip` changes gradients in place, returns their global norm before that as a scalar, and
-       leaves gradients within its limit as they are.
+       leaves gradients within its limit as they are. It may put other tensors into the list, in
+       the layout of the parameters.
     2. `step` with `skip` 1 changes nothing, bit for bit, NaN in the gradients included; skipped
        steps are as if they had not been.
     3. `load_state_dict(state_dict())` continues bit for bit, and a state of other shapes is
        refused.
     4. A step against the gradient lowers a smooth loss, where the rate is small and not 0.
-    5. What `clip` and `step` do depends on the values of gradients alone, not on how they lie in
-       memory (`in_layout_of`). The learner hands gradients over in their parameters' layout.
+    5. What `clip` and `step` do depends on values alone, not on how gradients or parameters lie in
+       memory (`in_layout_of`), but for rounding. The learner hands gradients over in their
+       parameters' layout.
     6. Nothing waits for the device; on an accelerator the learning rate is a tensor that
        `set_rate` fills, so that a captured graph sees it change.
     """

@@ -55,6 +55,9 @@ class Adam(Optimizer):
             eps_correction: add eps after the bias correction (PyTorch) or before (TensorFlow,
                 where eps counts about 30 times more in the first steps).
             frozen_updates: the learning rate is 0 for this many updates, while the moments move.
+
+        Raises:
+            ValueError: a parameter has gaps in memory, or elements that share it.
         """
         super().__init__(parameters)
         self.lr, self.eps, self.betas = Schedule(lr), eps, betas
@@ -62,6 +65,12 @@ class Adam(Optimizer):
         self.eps_correction, self.frozen_updates = eps_correction, frozen_updates
         self.first = [torch.zeros_like(p) for p in self.parameters]
         self.second = [torch.zeros_like(p) for p in self.parameters]
+        for p, first in zip(self.parameters, self.first, strict=True):
+            if p.stride() != first.stride():  # the fused kernel walks memory without a gap
+                raise ValueError(
+                    f"a parameter of shape {tuple(p.shape)} and strides {p.stride()} does not fill "
+                    "its memory; make a parameter of its contiguous copy"
+                )
         device = self.parameters[0].device if self.parameters else "cpu"
         self.steps = [torch.zeros((), device=device) for _ in self.parameters]
         self._rate: float | Tensor = 0.0
@@ -76,6 +85,7 @@ class Adam(Optimizer):
     @torch.no_grad()
     def clip(self, grads: list[Tensor]) -> Tensor:
         """Scale gradients in place to at most `clip_norm`; returns their norm before, a scalar."""
+        grads[:] = in_layout_of(grads, self.parameters)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip_norm:
             torch._foreach_mul_(grads, (self.clip_norm / (norm + 1e-6)).clamp_max(1.0))

@@ -52,6 +52,28 @@ class GoesUphill(Adam):
         super().step([-g for g in grads], skip)
 
 
+class WalksMemory(Adam):
+    """Pairs weights and gradients in the order of memory, as fused kernels do."""
+
+    def clip(self, grads: list[Tensor]) -> Tensor:
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+
+    def step(self, grads: list[Tensor], skip: Tensor) -> None:
+        pairs = zip(grads, self.parameters, strict=True)
+        super().step(
+            [g if 0 in g.stride() else g.as_strided(p.shape, p.stride()) for g, p in pairs], skip
+        )
+
+
+class TakesTheNormOfMemory(Adam):
+    """Counts what lies in the gaps, and an expanded element once."""
+
+    def clip(self, grads: list[Tensor]) -> Tensor:
+        norm = torch.stack([torch.tensor(g.untyped_storage()).square().sum() for g in grads])
+        super().clip(grads)
+        return norm.sum().sqrt()
+
+
 MUTANTS = {
     TellsTheClippedNorm: "law_1_clip_tells_the_norm",
     Amplifies: "law_1_clip_tells_the_norm",
@@ -60,4 +82,6 @@ MUTANTS = {
     ForgetsItsSteps: "law_3_restoring_continues",
     TakesAnyState: "law_3_restoring_continues",
     GoesUphill: "law_4_steps_go_downhill",
+    WalksMemory: "law_5_only_values_count",
+    TakesTheNormOfMemory: "law_5_only_values_count",
 }
