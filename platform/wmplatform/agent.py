@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wmplatform.factory import Factory
+from wmplatform.images import is_image
 from wmplatform.interfaces.behavior import Behavior, Phase
 from wmplatform.interfaces.explorer import Explorer
 from wmplatform.types import ArraySpec, Batch, EnvSpec, Mode, select_where, tree_map
@@ -191,7 +192,7 @@ class Agent(nn.Module):
 
 
 def _images(spec: EnvSpec) -> dict[str, ArraySpec]:
-    return {k: v for k, v in spec.observations.items() if v.dtype == "uint8" and len(v.shape) == 3}
+    return {key: each for key, each in spec.observations.items() if is_image(each)}
 
 
 def _stacked(spec: EnvSpec, frames: int) -> EnvSpec:

@@ -7,7 +7,12 @@ from torch import Tensor
 
 from wmplatform.types import ArraySpec
 
-__all__ = ["image_shape", "to_centred", "to_uint8"]
+__all__ = ["image_shape", "is_image", "to_centred", "to_uint8"]
+
+
+def is_image(spec: ArraySpec) -> bool:
+    """Whether an observation is an image: bytes `[C, H, W]`. Frames of nothing else are stacked."""
+    return spec.dtype == "uint8" and len(spec.shape) == 3
 
 
 def image_shape(observations: Mapping[str, ArraySpec], key: str) -> tuple[int, int, int]:

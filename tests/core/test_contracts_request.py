@@ -15,7 +15,7 @@ from wmplatform.replay import Replay, Segments, Transitions
 
 from .assemblies import model_free
 from .assemblies.kit import learner
-from .mutants.requests import MUTANTS
+from .mutants.requests import MUTANTS, Rows
 from .subjects import Subject, holds, subjects
 
 
@@ -24,6 +24,7 @@ class Mixed(Request):
     """Transitions with the segments that they may be compared with: no kind of the core."""
 
     batch: int = 4
+    gamma: float = 0.9
 
     @property
     def records(self) -> int:
@@ -34,11 +35,27 @@ class Mixed(Request):
         return 3
 
     def sample(self, replay: Replay) -> TensorDict:
-        batch = replay.transitions(self.batch, 2, 0.9, self.stack)
+        batch = replay.transitions(self.batch, 2, self.gamma, self.stack)
         return batch.set("past", replay.segments(self.batch, 5).select("action", "reward"))
 
 
-every_request = subjects("requests", Mixed)
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Segments):
+    """Segments that go on from states of before, so that the stored flags stay."""
+
+    length: int = 4
+
+    @property
+    def resumes(self) -> bool:
+        return True
+
+    def sample(self, replay: Replay) -> TensorDict:
+        rows = replay.sampler.segments(self.batch, self.length)
+        columns = {key: replay._take(key, rows) for key in replay.columns}
+        return TensorDict(columns, [self.batch, self.length])
+
+
+every_request = subjects("requests", Mixed, Resumed, Rows)
 
 
 @every_request
@@ -48,6 +65,9 @@ def test_laws_hold(subject: Subject, seed: int) -> None:
     holds(laws.law_1_equal_replays_give_equal_batches, subject.make(), seed=seed)
     holds(laws.law_2_one_episode_suffices, subject.make(), seed=seed)
     holds(laws.law_3_images_are_stacked_bytes, subject.make(), seed=seed)
+    holds(laws.law_4_segments_follow_their_episode, subject.make(), seed=seed)
+    holds(laws.law_5_transitions_add_up, subject.make(), seed=seed)
+    holds(laws.law_6_every_record_is_drawn, subject.make(), seed=seed)
 
 
 @every_request
@@ -75,5 +95,5 @@ def test_checker_catches(mutant: type[Request]) -> None:
 
 def test_a_learner_takes_any_request() -> None:
     trainer = learner(model_free.build(), model_free.GROUPS, data=Mixed)
-    batch = trainer.data.sample(laws._filled((20,), 0))
+    batch = trainer.data.sample(laws._store((20,), 0).replay)
     assert batch["past", "reward"].shape == (4, 5)

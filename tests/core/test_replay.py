@@ -20,7 +20,7 @@ from wmplatform.replay import (
 from wmplatform.replay.sampler import segment_draws, segment_start
 from wmplatform.replay.storage import _container_free_bytes
 
-from .replay_data import SPEC, EnvSpec, episode, equal, filled, records
+from .replay_data import SPEC, ActionSpec, ArraySpec, EnvSpec, episode, equal, filled, records
 
 
 def test_segments_are_consecutive_records_of_one_episode() -> None:
@@ -274,6 +274,18 @@ def test_stacked_frames_are_oldest_first_and_repeat_an_episodes_first_frame() ->
         assert torch.equal(batch["pixels"][:, 2 - age, 0, 0].long(), expected)
         expected = torch.maximum(newest + 1 - age, first)
         assert torch.equal(batch["next", "pixels"][:, 2 - age, 0, 0].long(), expected)
+
+
+def test_only_images_are_stacked() -> None:
+    spec = EnvSpec({**SPEC.observations, "speed": ArraySpec((2,))}, ActionSpec(2))
+    replay = Replay(spec, capacity=50)
+    records = episode(6).exclude("success")
+    numbers = torch.arange(7.0)[:, None] + torch.tensor([0.0, 0.5])
+    replay.extend(records.set("speed", numbers))
+    batch = replay.transitions(50, 2, 0.9, 3)
+    newest = batch["pixels"][:, -1, 0, 0].long()
+    assert torch.equal(batch["speed"], numbers[newest])
+    assert torch.equal(batch["next", "speed"], numbers[newest + 2])
 
 
 def test_requests_ask_for_themselves() -> None:

@@ -16,6 +16,7 @@ from annotated_types import Ge
 from tensordict import TensorDict
 from torch import Tensor
 
+from wmplatform.images import is_image
 from wmplatform.interfaces.env_adapter import ArraySpec, EnvSpec
 from wmplatform.records import record_bytes, record_columns
 from wmplatform.replay.chunks import Chunk, Manifest, Span, prune, read_chunk, split, write_chunks
@@ -178,8 +179,8 @@ class Replay:
     ) -> TensorDict:
         """Draw n-step transitions, `[B]`.
 
-        Holds the observations, stacked over `stack` frames along their first axis (`pixels` is
-        `[B, K*C, H, W]`, oldest first), `action` `[B, A]` taken there, `reward` `[B]` =
+        Holds the observations, images stacked over `stack` frames along their first axis (`pixels`
+        is `[B, K*C, H, W]`, oldest first), `action` `[B, A]` taken there, `reward` `[B]` =
         sum over i < n of gamma^i r_{t+1+i}, `discount` `[B]` = gamma^n, or 0 where the environment
         terminated, and `next` with the observations n steps later. A truncation keeps its
         bootstrap.
@@ -304,8 +305,10 @@ class Replay:
         return flat.unflatten(0, rows.shape)
 
     def _stacked(self, key: str, rows: Tensor) -> Tensor:
-        frames = self._take(key, rows)
-        return frames.flatten(1, 2) if frames.dim() > 2 else frames
+        """Observations of rows `[B, K]`: all frames of images, the newest entry of others."""
+        if not is_image(self.columns[key]):
+            return self._take(key, rows[:, -1])
+        return self._take(key, rows).flatten(1, 2)
 
     def _unsaved(self, saved: Any) -> Any:
         """Give spans and columns of what is not on the disk, chunk by chunk."""
