@@ -223,14 +223,14 @@ def _lengths(request: Request) -> tuple[int, ...]:
 
 def _store(lengths: Sequence[int], seed: int) -> _Stored:
     """Fill a replay with episodes of these many records; every second one is cut off."""
-    replay = Replay(SPEC, capacity=sum(lengths) + 1, seed=seed)
+    ends = torch.tensor(lengths).cumsum(0)
+    replay = Replay(SPEC, capacity=int(ends[-1]) + 1, seed=seed)
     episodes = [
         _episode(count, seed + 10 * number, terminal=number % 2 == 0)
         for number, count in enumerate(lengths)
     ]
     for episode in episodes:
         replay.extend(episode)
-    ends = torch.tensor(lengths).cumsum(0)
     first, last = (
         torch.cat([at.expand(n) for at, n in zip(places, lengths, strict=True)])
         for places in (ends - torch.tensor(lengths), ends - 1)
@@ -257,10 +257,10 @@ def _episode(count: int, seed: int, *, terminal: bool) -> TensorDict:
 
 def _draw(request: Request, stored: _Stored) -> TensorDict:
     """Draw at least `ROWS` rows."""
-    batches = [request.sample(stored.replay)]
-    while sum(map(len, batches)) < ROWS:
-        batches.append(request.sample(stored.replay))
-    return torch.cat(batches)
+    batch = request.sample(stored.replay)
+    while len(batch) < ROWS:
+        batch = torch.cat([batch, request.sample(stored.replay)])
+    return batch
 
 
 def _parts(batch: TensorDict, key: str) -> Iterator[TensorDict]:
