@@ -32,7 +32,6 @@ ENTRY_POINTS = [
 PLACES = ("platform", "plugins", "tests", "benchmarks", "scripts", "experiments", "docs", ".ci")
 SUMS_OF_INTEGERS = {
     "platform/wmplatform/commands.py": 1,
-    "platform/wmplatform/contracts/request.py": 1,
     "platform/wmplatform/contracts/video_source.py": 1,
     "platform/wmplatform/describe.py": 4,
     "platform/wmplatform/records.py": 1,
