@@ -24,6 +24,7 @@ from wmplatform.videos.sampling import Drawer, Stratum, held_out
 from .counting_videos import CountingVideos, read_back
 
 Make = Callable[..., Clips]
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def prepared(folder: Path, source: VideoSource) -> str:
@@ -101,6 +102,38 @@ def test_videos_are_uniform_and_then_starts(seed: int, frames: list[int], length
 def test_the_place_one_is_the_last_start() -> None:
     cut = Cut(5, 2, 1)
     assert [cut.start(place, 11) for place in (0.0, 0.34, 0.67, 1.0)] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride", "last", "draws"), [(40, 1, 26, 41), (30, 2, 10, 31), (25, 1, 1, 1)]
+)
+def test_ends_of_videos_are_drawn_more_often_where_that_is_asked_for(
+    tmp_path: Path, frames: int, stride: int, last: int, draws: int
+) -> None:
+    """Every start once, and the last one as often again as a clip spans frames.
+
+    So the chance of it is (span + 1) / (frames - span + 1 + span), of the others 1 by the same.
+    """
+    length = 25 if stride == 1 else 5
+    data = prepared(tmp_path, CountingVideos([frames]))
+    made = Clips(
+        3, data=data, batch=2000, length=length, stride=stride, prefetch=0, prioritize_ends=True
+    )
+    _, times = seen(made.sample())
+    counts = Counter(times[:, 0].tolist())
+    share = last / draws
+    end = counts.pop(frames - (length - 1) * stride - 1)
+    assert abs(end - 2000 * share) <= 5 * math.sqrt(2000 * share * (1 - share))
+    assert len(counts) == draws - last
+    assert not counts or is_uniform(list(counts.values()))
+
+
+@pytest.mark.parametrize("agent", ["apv", "contextwm"])
+def test_the_published_clips_of_rlbench_favour_the_ends(agent: str) -> None:
+    config = load([EXPERIMENTS / f"{agent}_pretrain_rlbench.gin"])
+    assert config.parameter("Clips.prioritize_ends")
+    config = load([EXPERIMENTS / f"{agent}_pretrain_ssv2.gin"])
+    assert not config.parameter("Clips.prioritize_ends")
 
 
 def test_weights_choose_the_dataset_first(tmp_path: Path) -> None:
@@ -181,6 +214,7 @@ def test_another_stream_is_not_resumed(folder: str, tmp_path: Path) -> None:
         ({"data": other, "batch": 4, "length": 3}, "videos"),
         ({"data": folder, "batch": 8, "length": 3}, "batch"),
         ({"data": folder, "batch": 4, "length": 4}, "cut"),
+        ({"data": folder, "batch": 4, "length": 3, "prioritize_ends": True}, "cut"),
         ({"data": folder, "batch": 4, "length": 3, "held_out": 0.2}, "videos"),
     ]:
         with pytest.raises(ClipsMismatch) as caught:

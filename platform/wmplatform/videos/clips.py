@@ -33,9 +33,9 @@ _ATTEMPTS = 100
 class Clips(ClipSource):
     """A stream of batches of consecutive frames, the same for the same seed.
 
-    A dataset is drawn by weight, then a video uniformly (not by length), then a start uniformly,
-    as APV and ContextWM do. Batch number n is a function of the seed and n alone, so the position
-    is a counter, and prefetching and threads change nothing.
+    A dataset is drawn by weight, then a video uniformly (not by length), then a start uniformly
+    (but see `prioritize_ends`), as APV and ContextWM do. Batch number n is a function of the seed
+    and n alone, so the position is a counter, and prefetching and threads change nothing.
 
     Several processes share one stream: `batch` is the number of clips over all of them, and the
     process `rank` of `world_size` gets its equal part of the rows. Joined in the order of ranks,
@@ -53,6 +53,8 @@ class Clips(ClipSource):
         length: frames of a clip.
         stride: 2 takes every second frame.
         min_frames: shorter videos are left out, as are those shorter than a clip.
+        prioritize_ends: draw the last clip of a video more often, as `Replay.prioritize_ends` does
+            the last segment of an episode. APV's code does so with RLBench's episodes.
         labels: only videos with one of these labels, if any is given.
         held_out: share of the videos (at least one) that is kept for validation.
         held_out_by: hold out single videos, or all videos of a label (a task, a class).
@@ -80,6 +82,7 @@ class Clips(ClipSource):
         length: Annotated[int, Ge(1)] = 25,
         stride: Annotated[int, Ge(1)] = 1,
         min_frames: Annotated[int, Ge(1)] = 1,
+        prioritize_ends: bool = False,
         labels: tuple[str, ...] = (),
         held_out: Annotated[float, Ge(0), Lt(1)] = 0.0,
         held_out_by: HeldOut = "video",
@@ -94,7 +97,7 @@ class Clips(ClipSource):
             )
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.device = torch.device(device)
-        self.batch, self.cut = batch, Cut(length, stride, min_frames)
+        self.batch, self.cut = batch, Cut(length, stride, min_frames, prioritize_ends)
         self.datasets = _datasets(data, live)
         self.frame_shape = self.datasets[0].frame_shape
         selection = Selection(labels, held_out, held_out_by, part)
@@ -205,7 +208,7 @@ class Clips(ClipSource):
             [self.datasets[s.dataset].fingerprint, s.group, s.weight, _digest(s.videos)]
             for s in self.strata
         ]
-        cut = [self.cut.length, self.cut.stride, self.cut.need]
+        cut = [self.cut.length, self.cut.stride, self.cut.need, self.cut.prioritize_ends]
         return {"seed": self.seed, "batch": self.batch, "cut": cut, "videos": strata}
 
 

@@ -44,6 +44,8 @@ class Cut:
     stride: int
     min_frames: int
     """Frames that a video must have, if that is more than a clip spans."""
+    prioritize_ends: bool = False
+    """Let `span` more draws fall on a video's last clip, as in DreamerV2's replay."""
 
     @property
     def span(self) -> int:
@@ -56,8 +58,13 @@ class Cut:
         return max(self.span, self.min_frames)
 
     def start(self, place: float, frames: int) -> int:
-        """Turn a place in 0 .. 1 into one of the `frames - span + 1` starts."""
-        return min(int(place * (frames - self.span + 1)), frames - self.span)
+        """Turn a place in 0 .. 1 into one of the `frames - span + 1` starts.
+
+        40 frames and clips of 25 with prioritised ends: 41 draws, 26 of which give start 15.
+        """
+        last = frames - self.span
+        draws = last + 1 + (self.span if self.prioritize_ends else 0)
+        return min(int(place * draws), last)
 
 
 class Dataset(ABC):

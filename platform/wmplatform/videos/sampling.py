@@ -5,7 +5,7 @@ function of its number. So a stream of batches resumes from a counter, batches m
 by several threads, and each of several processes makes its rows only.
 
 First a stratum is drawn by weight (a dataset, or a group of a mixture), then a video uniformly, not
-by length, then a start uniformly. This file imports no torch.
+by length, then a place in it uniformly. This file imports no torch.
 """
 
 import hashlib
