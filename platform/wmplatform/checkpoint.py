@@ -23,7 +23,14 @@ import safetensors.torch
 from torch import Tensor
 
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.files import DiskFull, explained_writes, sync_folder, to_json, write_durably
+from wmplatform.files import (
+    DiskFull,
+    explained_writes,
+    remove,
+    sync_folder,
+    to_json,
+    write_durably,
+)
 from wmplatform.tree_json import from_plain, to_plain
 
 __all__ = ["Checkpoints", "DiskFull", "UnreadableCheckpoint"]
@@ -166,7 +173,7 @@ class Checkpoints:
         """Delete what a killed process left half written or half removed."""
         for pattern in (".writing-*", ".removing-*"):
             for leftover in self.directory.glob(pattern):
-                shutil.rmtree(leftover)
+                remove(leftover)
 
     def _write(self, aside: Path, generation: int, state: Mapping[str, Any]) -> None:
         aside.mkdir()
@@ -187,7 +194,7 @@ class Checkpoints:
     def _remove(self, generations: list[int]) -> None:
         for generation in generations:
             # Renamed first, so that a kill halfway leaves no generation with missing files.
-            shutil.rmtree(self.path(generation).rename(self._free_name(f".removing-{generation}")))
+            remove(self.path(generation).rename(self._free_name(f".removing-{generation}")))
 
     def _free_name(self, name: str) -> Path:
         path, number = self.directory / name, 1

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.files import CannotRead
 from wmplatform.registry import GROUPS, BrokenPlugin, Component, components, find, nearest
 
 __all__ = ["BadSetting", "check", "doctor", "evaluate", "list_components", "print_pairs", "run"]
@@ -281,7 +282,11 @@ def _show_results(folder: Path, console: Console) -> None:
     from wmplatform.pictures import error_curve, learning_curve
 
     curves = folder / "metrics.jsonl", folder / "pictures" / "curve.png"
-    curve = learning_curve(*curves) or error_curve(*curves)
+    curve: Path | str | None
+    try:
+        curve = learning_curve(*curves) or error_curve(*curves)
+    except CannotRead as error:  # the run has ended well
+        curve = f"not drawn: {error.what}"
     lines = {
         "curve": curve or f"{folder / 'metrics.jsonl'} (install 'wmplatform[eval]' for a picture)",
         "policy video": _newest(folder / "videos", "policy-*"),

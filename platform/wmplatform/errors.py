@@ -47,7 +47,14 @@ class PlatformError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        lines = [f"{type(self).__name__}: {self.what}"]
-        lines += [f"  at   {place}" for place in self.where]
-        lines += [f"  fix  {line}" for line in self.hint.splitlines()]
+        lines = [f"{type(self).__name__}: {_printable(self.what)}"]
+        lines += [f"  at   {_printable(place)}" for place in self.where]
+        lines += [f"  fix  {_printable(line)}" for line in self.hint.splitlines()]
         return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """Escape what would not show or would steer a terminal: names come out of files, too."""
+    if text.isprintable():
+        return text
+    return "".join(x if x.isprintable() or x in "\n\t" else ascii(x)[1:-1] for x in text)

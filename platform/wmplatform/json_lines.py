@@ -3,6 +3,7 @@
 Strict JSON has no NaN and no infinity; both are written as null. This file imports no torch.
 """
 
+import itertools
 import json
 import math
 import os
@@ -11,9 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wmplatform.files import append_whole, explained_writes
+from wmplatform.files import (
+    CannotRead,
+    append_whole,
+    explained_writes,
+    open_own,
+    open_regular,
+    parse_json,
+)
 
 __all__ = ["JsonLines", "read_json_lines"]
+
+_LONGEST_BYTES = 1 << 24
 
 
 class JsonLines:
@@ -22,12 +32,15 @@ class JsonLines:
     Args:
         path: made if it is not there. A torn last line, which only a kill or a power cut in the
             middle of a write can leave, is cut off.
+
+    Raises:
+        ForeignFile: it is a link, or no file: what is behind it would be cut off and written to.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with explained_writes(path, path.name):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = open_own(path, os.O_APPEND)
         self.truncate(self.offset)
 
     @property
@@ -83,13 +96,28 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the objects of a file, a torn last line left out; nothing where there is no file."""
-    if not path.exists():
+    """Read the objects of a file, a torn last line left out; nothing where there is no file.
+
+    Raises:
+        CannotRead: it is a link or no regular file, or a line is no JSON object or has more than
+            16 MiB.
+    """
+    if not os.path.lexists(path):
         return
-    with path.open() as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    with open_regular(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(_LONGEST_BYTES + 1)
+            if len(line) > _LONGEST_BYTES:
+                raise CannotRead(path, f"has more than {_LONGEST_BYTES} bytes in line {number}")
+            if not line.endswith(b"\n"):
+                return
+            try:
+                value = parse_json(line)
+            except ValueError as error:
+                raise CannotRead(path, f"is not JSON in line {number}: {error}") from None
+            if not isinstance(value, dict):
+                raise CannotRead(path, f"has no JSON object in line {number}")
+            yield value
 
 
 def _finite(value: Any) -> Any:

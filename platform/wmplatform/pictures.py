@@ -164,6 +164,9 @@ def learning_curve(metrics: Path, target: Path, axis: str = "env_frames") -> Pat
 
     Returns:
         `target`, or None where matplotlib is not installed or there is nothing to draw.
+
+    Raises:
+        CannotRead: the metrics are damaged, or no regular file.
     """
     return _draw(_curves(metrics, axis, "return"), target, axis, "return of an episode")
 
@@ -220,9 +223,13 @@ def _curves(metrics: Path, axis: str, metric: str) -> dict[str, list[tuple[int, 
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in read_json_lines(metrics):
         for name, value in line.items():
-            if name.endswith(f"/{metric}") and value is not None and axis in line:
+            if name.endswith(f"/{metric}") and _is_number(value) and _is_number(line.get(axis)):
                 curves.setdefault(name, []).append((line[axis], value))
     return curves
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def _with_error(truth: Any, model: Any) -> list[NDArray[np.float32]]:
@@ -296,6 +303,7 @@ def _whole(path: Path, what: str) -> Iterator[Path]:
     with explained_writes(path, what):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            aside.unlink(missing_ok=True)  # of a process that was killed, or a link
             yield aside
             aside.replace(path)
         finally:

@@ -11,7 +11,6 @@ This file imports no torch.
 """
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.files import CannotWrite, explained_writes, replace_file, to_json
+from wmplatform.files import (
+    CannotRead,
+    CannotWrite,
+    ForeignFile,
+    explained_writes,
+    open_own,
+    parse_json,
+    read_regular,
+    replace_file,
+    to_json,
+)
 from wmplatform.gin_lines import Difference, compare
 from wmplatform.source_state import git_state
 
@@ -37,6 +46,7 @@ __all__ = [
     "FolderInUse",
     "NotARunFolder",
     "RunFolder",
+    "config_of",
     "versions",
 ]
 
@@ -53,7 +63,9 @@ at. None of them changes what an update computes."""
 
 _FOLDERS = ("tensorboard", "videos", "pictures", "checkpoints", "replay")
 _LOCK = "run.lock"
+_OWNER = re.compile(rb"process [0-9]+ on [^\n]{0,255}\n?")
 _NOTES = ("config.gin", "provenance.json")
+_NOTE_BYTES = 1 << 24
 _HISTORY = "config-history"
 _WORKING = "replay-working"
 _LIBRARIES = ("torch", "torchrl", "tensordict", "gymnasium", "numpy", "gin-config", "safetensors")
@@ -111,16 +123,21 @@ class _Lock:
 
         Raises:
             FolderInUse: another process has it.
+            ForeignFile: what has the lock's name is a link, no file, or holds something else.
         """
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        path = folder / _LOCK
+        descriptor = open_own(path)
+        owner = os.read(descriptor, 300)
+        if owner and not _OWNER.fullmatch(owner):
+            os.close(descriptor)
+            raise ForeignFile(path, "it holds something else than a lock", _LOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(descriptor), os.stat(folder / _LOCK)):
+            if not os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError):  # held, or just taken back with its folder
-            owner = os.read(descriptor, 200).decode(errors="replace").strip()
             os.close(descriptor)
-            raise FolderInUse(folder, owner) from None
+            raise FolderInUse(folder, owner.decode(errors="replace").strip()) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return cls(descriptor)
@@ -138,7 +155,7 @@ class RunFolder:
         self.is_new = is_new
         """False where this process resumes a run."""
         self._lock: _Lock | None = lock
-        self._made = [path / name for name in _FOLDERS if not (path / name).exists()]
+        self._made = [path / name for name in _FOLDERS if not os.path.lexists(path / name)]
         self._notes = {name: _content(path / name) for name in _NOTES}
         self._sizes = self._sizes_now()
         self._history: Path | None = None
@@ -169,12 +186,18 @@ class RunFolder:
             ConfigChanged: lists what differs.
             DiskFull: there is no space.
             CannotWrite: the folder cannot be made or written.
+            CannotRead: the configuration or the provenance is a link or no regular file.
+            ForeignFile: so is the lock.
         """
         _refuse_foreign(path)  # before a lock file is left in it
         with explained_writes(path, "the run folder"):
             path.mkdir(parents=True, exist_ok=True)
             lock = _Lock.take(path)
-        folder = cls(path, lock, is_new=not (path / "config.gin").exists())
+        try:
+            folder = cls(path, lock, is_new=not os.path.lexists(path / "config.gin"))
+        except BaseException:
+            lock.release()
+            raise
         try:
             folder._settle(config_text, (provenance or {}).get("seed"), allow_config_change)
             folder._record_start(provenance or {})
@@ -283,8 +306,9 @@ class RunFolder:
     def seed_of(path: Path) -> int | None:
         """Look up the seed that the run in a folder was started with; None where there is none."""
         for start in _starts(path / "provenance.json"):
-            if isinstance(start.get("seed"), int):
-                return int(start["seed"])
+            seed = start.get("seed")
+            if type(seed) is int and 0 <= seed < 2**63:
+                return seed
         return None
 
     def _settle(self, config_text: str, seed: int | None, allow_config_change: bool) -> None:
@@ -297,11 +321,11 @@ class RunFolder:
             for name in _FOLDERS:
                 (self.path / name).mkdir(exist_ok=True)
         # Last: a folder with a config.gin is a run folder, and complete.
-        if self.is_new or self.config.read_text() != config_text:
+        if self.is_new or config_of(self.path) != config_text:
             replace_file(self.config, config_text)
 
     def _compare(self, config_text: str, seed: int | None, allow_config_change: bool) -> None:
-        stored = self.config.read_text()
+        stored = config_of(self.path)
         differences = compare(stored, config_text)
         forbidden = [each for each in differences if not MAY_DIFFER.fullmatch(each.name)]
         before = self.seed_of(self.path)
@@ -323,15 +347,28 @@ class RunFolder:
     def _record_start(self, provenance: Mapping[str, Any]) -> None:
         path = self.path / "provenance.json"
         starts = _starts(path)
-        if path.exists() and not starts:
+        if os.path.lexists(path) and not starts:
             # A record of the past only: kept for whoever looks, no reason to refuse the run.
             path.rename(path.with_suffix(".unreadable"))
         replace_file(path, to_json({"starts": [*starts, {**_start(), **provenance}]}))
 
 
+def config_of(run_dir: Path) -> str:
+    """Read the resolved configuration of a run.
+
+    Raises:
+        CannotRead: it is missing, a link or no text.
+    """
+    path = run_dir / "config.gin"
+    try:
+        return read_regular(path, at_most=_NOTE_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise CannotRead(path, f"is no text: {error}") from None
+
+
 def _refuse_foreign(path: Path) -> None:
     """Refuse a folder that holds files, but no run."""
-    if not path.is_dir() or (path / "config.gin").exists():
+    if not path.is_dir() or os.path.lexists(path / "config.gin"):
         return
     own = {_LOCK, ".writing-config.gin", *_FOLDERS}
     foreign = sorted(each.name for each in path.iterdir() if each.name not in own)
@@ -345,7 +382,12 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+    """Read a note; None where there is none.
+
+    Raises:
+        CannotRead: it is a link, no file, or far larger than any note.
+    """
+    return read_regular(path, at_most=_NOTE_BYTES) if os.path.lexists(path) else None
 
 
 def _put_back(path: Path, content: bytes | None) -> None:
@@ -364,10 +406,11 @@ def _remove_if_empty(folder: Path) -> None:
 def _starts(path: Path) -> list[dict[str, Any]]:
     """Read the starts recorded in a provenance file; none where it is missing or damaged."""
     try:
-        starts = json.loads(path.read_text())["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = parse_json(read_regular(path, at_most=_NOTE_BYTES))
+    except (CannotRead, ValueError):
         return []
-    return [start for start in starts if isinstance(start, dict)]
+    starts = record.get("starts") if isinstance(record, dict) else None
+    return [each for each in starts if isinstance(each, dict)] if isinstance(starts, list) else []
 
 
 def _start() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Run folders: one owner, one configuration, and a record of every start."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wmplatform.errors import ExitCode
-from wmplatform.files import CannotWrite
+from wmplatform.files import CannotRead, CannotWrite, ForeignFile
 from wmplatform.gin_lines import Difference, bindings, compare
 from wmplatform.run_folder import ConfigChanged, FolderInUse, NotARunFolder, RunFolder
 
@@ -204,3 +205,57 @@ def test_added_and_removed_bindings_are_differences() -> None:
 
 def test_text_that_is_no_gin_is_still_compared() -> None:
     assert compare("a = (", "a = 'b") == [Difference("a", "(", "'b")]
+
+
+LOCKED = "what is behind the lock"
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "text"])
+def test_a_lock_overwrites_nothing_that_is_no_lock(run_dir: Path, kind: str) -> None:
+    open_folder(run_dir).close()
+    lock, other = run_dir / "run.lock", run_dir.parent / "thesis.tex"
+    other.write_text(LOCKED)
+    lock.unlink()
+    if kind == "link":
+        lock.symlink_to(other)
+    elif kind == "hard link":
+        os.link(other, lock)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.write_text(LOCKED)
+    with pytest.raises(ForeignFile) as caught:
+        open_folder(run_dir)
+    assert caught.value.exit_code == ExitCode.BAD_RUN
+    assert other.read_text() == LOCKED
+    assert kind != "text" or lock.read_text() == LOCKED
+
+
+@pytest.mark.parametrize("name", ["config.gin", "provenance.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "sparse"])
+def test_notes_are_regular_files(run_dir: Path, name: str, kind: str) -> None:
+    open_folder(run_dir).close()
+    path = run_dir / name
+    path.rename(run_dir.parent / "moved")
+    if kind == "link":
+        path.symlink_to(run_dir.parent / "moved")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    assert RunFolder.seed_of(run_dir) is None
+    with pytest.raises(CannotRead, match=name):
+        open_folder(run_dir)
+    path.unlink()
+    (run_dir.parent / "moved").rename(path)
+    open_folder(run_dir).close()  # nothing stays locked
+
+
+def test_a_run_folder_and_the_folders_in_it_may_be_links(tmp_path: Path, run_dir: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "real").mkdir()
+    run_dir.symlink_to(tmp_path / "real")
+    (run_dir / "checkpoints").symlink_to(tmp_path / "scratch")
+    open_folder(run_dir).close()
+    assert (run_dir / "checkpoints").is_symlink()

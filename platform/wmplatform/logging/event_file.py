@@ -19,7 +19,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard import summary
 
-from wmplatform.files import append_whole, explained_writes
+from wmplatform.files import append_whole, explained_writes, open_own
 
 __all__ = ["EventFile"]
 
@@ -42,7 +42,7 @@ class EventFile:
         self.path = folder / f"events.out.tfevents.{origin}"
         with explained_writes(self.path, "TensorBoard's events"):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = open_own(self.path, os.O_APPEND)
         heads = [Event(file_version="brain.Event:2")]
         if purge is not None:
             heads.append(Event(step=purge, session_log=SessionLog(status=SessionLog.START)))

@@ -110,7 +110,7 @@ def in_files(columns: Mapping[str, ArraySpec], rows: int, directory: Path) -> Ro
 
 def _mapped(path: Path, shape: tuple[int, ...], column: ArraySpec) -> Tensor:
     size = int(np.prod(shape, dtype=np.int64))
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         # A sparse file would end the process with SIGBUS once the disk is full.
         os.posix_fallocate(file.fileno(), 0, size * np.dtype(column.dtype).itemsize)
     flat = torch.from_file(str(path), shared=True, size=size, dtype=_dtype(column))

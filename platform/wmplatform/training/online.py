@@ -419,7 +419,7 @@ class OnlineRun(TrainingRun):
 
     def begin(self) -> None:
         """Remove records that an earlier process left unsaved, and load what is to be loaded."""
-        shutil.rmtree(self.folder.replay, ignore_errors=True)
+        prune(self.folder.replay, kept=[])
         if self.settings.load_from is not None:
             loaded = transfer(self.agent, self.settings.load_from, self.settings.load_modules)
             loaded.record(self.folder.path)

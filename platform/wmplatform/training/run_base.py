@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import Checkpoints, DiskFull
 from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.files import replace_file
 from wmplatform.logging import Progress, RunLogger, SilentLogger
 from wmplatform.run_folder import RunFolder
 from wmplatform.saved_agent import load_agent_state
@@ -111,7 +112,7 @@ class TrainingRun(ABC):
         whose = "" if self.processes.leads else f"-process{self.processes.rank}"
         name = f"bad-batch-{self.learner.updates:09d}{whose}.safetensors"
         flat = batch.flatten_keys("/").cpu().contiguous()
-        safetensors.torch.save_file(dict(flat.items()), self.folder.path / name)
+        replace_file(self.folder.path / name, safetensors.torch.save(dict(flat.items())))
         raise Diverged(
             f"{streak} updates in a row were not finite",
             where=[

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from wmplatform.files import replace_file, sync_folder
+from wmplatform.files import CannotRead, replace_file, sync_folder
 from wmplatform.interfaces.video_source import Video, VideoSource
 from wmplatform.json_lines import read_json_lines
 from wmplatform.videos.errors import UnreadableVideo
@@ -154,7 +154,7 @@ def _parsed(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Give lines up to the first that is not JSON, which a power cut may leave."""
     try:
         yield from lines
-    except ValueError:
+    except CannotRead:
         return
 
 

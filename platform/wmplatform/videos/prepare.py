@@ -26,7 +26,7 @@ from rich.console import Console
 from wmplatform import __version__
 from wmplatform.errors import PlatformError
 from wmplatform.factory import Factory
-from wmplatform.files import explained_writes, replace_file, to_json
+from wmplatform.files import CannotRead, explained_writes, open_own, replace_file, to_json
 from wmplatform.interfaces.video_source import Video, VideoSource
 from wmplatform.json_lines import read_json_lines
 from wmplatform.videos.blocks import Block, Layout, Stopped, block_size, split, write_block
@@ -245,7 +245,7 @@ def _readable(journal: Path) -> list[dict[str, Any]]:
     """Read a journal that a worker may be writing, finishing or mending."""
     try:
         return list(read_json_lines(journal))
-    except (ValueError, FileNotFoundError):
+    except CannotRead:
         return []
 
 
@@ -294,7 +294,7 @@ def _flat(plan: dict[str, Any]) -> dict[str, Any]:
 def _lock(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder; a killed one's lock is free at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with os.fdopen(open_own(folder / ".lock"), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -5,7 +5,9 @@ import os
 import tempfile
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 
+from wmplatform.files import open_own
 from wmplugins.carla.errors import ServerTaken
 from wmplugins.carla.settings import Server
 
@@ -47,8 +49,8 @@ class Claim:
 def _lock(server: Server) -> int | None:
     """Lock the server's file and return its descriptor; None where it is locked."""
     name = f"wmplatform-carla-{os.getuid()}-{server.host}-{server.port}.lock"
-    path = os.path.join(tempfile.gettempdir(), name)
-    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    path = Path(tempfile.gettempdir(), name)
+    held = open_own(path, mode=0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
