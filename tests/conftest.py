@@ -5,6 +5,8 @@ Nothing here imports torch, so that tests of the torch-free parts stay quick.
 
 import os
 import random
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,3 +54,28 @@ def repo_root() -> Path:
 def run_dir(tmp_path: Path) -> Path:
     """Path of a run folder that does not exist yet."""
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def wheel(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from the source distribution, which is built from a copy of the checkout."""
+    folder = tmp_path_factory.mktemp("build")
+    checkout = folder / "checkout"
+    for part in ("platform", "plugins", "experiments"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(repo_root / part, checkout / part, ignore=ignore)
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repo_root / part, checkout)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder)]
+    subprocess.run(build, cwd=checkout, capture_output=True, check=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the wheel is installed in; first on PYTHONPATH it hides the checkout."""
+    target = tmp_path_factory.mktemp("installation")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-index", "--no-deps", "--target", str(target)]
+    subprocess.run([*pip, *offline, str(wheel)], capture_output=True, check=True)
+    return target

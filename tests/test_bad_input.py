@@ -173,8 +173,8 @@ def test_both_ways_to_start_and_every_wrong_binding_at_once(no_torch: Path, tmp_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--gin", "tests/tni.gin"], "near 'tiny.gin'"),
-        (["describe", "--gin", "tests/tni.gin"], "near 'tiny.gin'"),
+        (["--gin", "tests/tni.gin"], "near 'tests/tiny.gin'"),
+        (["describe", "--gin", "tests/tni.gin"], "near 'tests/tiny.gin'"),
         (["check", "encoder", "cmn"], "near 'cnn'"),
         (["check", "encoders.cmn"], "near 'cnn'"),
         (["check", "encoder"], "known: branches, cnn, "),

@@ -1,7 +1,12 @@
-"""The plug-in guide, followed to the letter: write, install, list, check, describe."""
+"""The plug-in guide, followed to the letter: write, install, list, check, describe.
 
+The platform is the installed wheel, and no folder is the checkout's.
+"""
+
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +20,14 @@ BLOCKS: dict[str, str] = dict(re.findall(r'```\w+ title="([^"]+)"\n(.*?)```', GU
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the guide's package, built and installed as a distribution."""
+def site(installation: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the guide's package and the platform, both installed as distributions."""
     source, target = tmp_path_factory.mktemp("acme"), tmp_path_factory.mktemp("site")
-    (source / "acme_wm").mkdir()
+    shutil.copytree(installation, target, dirs_exist_ok=True)
+    (source / "acme_wm" / "experiments").mkdir(parents=True)
     (source / "acme_wm" / "__init__.py").touch()
     for name, text in BLOCKS.items():
-        if name.endswith((".py", ".toml")):
+        if name.endswith((".py", ".toml", ".gin")):
             (source / name).write_text(text)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
@@ -30,9 +36,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: list[str], *, cwd: Path, path: list[Path]) -> str:
-    """Run a command with the platform and `path` importable; returns its output."""
-    roots = [*path, ROOT / "platform", ROOT / "plugins"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots))}
+    """Run a command with `path` importable; returns its output."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert done.returncode == 0 or "broken" in done.stdout, done.stdout + done.stderr
@@ -78,12 +83,11 @@ def test_the_broken_reset_is_found_with_the_message_shown(site: Path, tmp_path: 
         assert line in broken, report
 
 
-def test_the_experiment_is_described(site: Path) -> None:
-    experiments = ROOT / "experiments"
-    text = BLOCKS["patches.gin"].replace("include '", f"include '{experiments}/")
-    (site / "patches.gin").write_text(text)
-    described = wmplatform(site, "describe", "--gin", "patches.gin")
-    assert "patches" in described
+def test_the_experiment_is_described_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(r"^\$ wmplatform (describe .*)$", GUIDE, re.MULTILINE)
+    described = run([*CLI, *command.split(), "--json"], cwd=tmp_path, path=[site])
+    assert json.loads(described)["components"]["encoder"]["name"] == "patches"
+    assert json.loads(described)["components"]["encoder"]["distribution"] == "acme-wm"
 
 
 def test_every_law_message_of_the_guide_is_one_that_the_checks_give() -> None:

@@ -139,12 +139,13 @@ def _add_prepare(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 
 def _add_list(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    text = "list the components that installed packages provide, or the settings of one part"
+    text = "list what installed packages provide: components, experiments, settings of one part"
     parser = commands.add_parser("list", help=text, description=text)
     parser.add_argument(
         "name",
         nargs="?",
-        help="a group, e.g. encoders; or a part whose settings are listed: encoders.cnn, Learner",
+        help="a group, e.g. encoders; `experiments`, the gin files that packages ship; or a part "
+        "whose settings are listed: encoders.cnn, Learner",
     )
     parser.add_argument("--load", action="store_true", help="import each one, to see if it works")
     _add_json(parser)
@@ -243,7 +244,8 @@ def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> No
         default=None if required else [],
         required=required,
         metavar="FILE",
-        help="an experiment; given several times, later files override earlier ones",
+        help="an experiment: a file, or PACKAGE:FILE that a package ships (`list experiments`); "
+        "given several times, later files override earlier ones",
     )
     _add_bind(parser)
 
@@ -322,8 +324,10 @@ def _list(options: argparse.Namespace) -> int:
         from wmplatform.settings import list_settings
 
         return list_settings(options.name, as_json=options.json)
-    from wmplatform.commands import list_components
+    from wmplatform.commands import list_components, list_experiments
 
+    if options.name == "experiments":
+        return list_experiments(as_json=options.json)
     return list_components(options.name, load=options.load, as_json=options.json)
 
 

@@ -50,14 +50,19 @@ def run(
         allow_config_change: resume although the configuration differs.
     """
     from wmplatform.assembly import root_of
-    from wmplatform.config import load
+    from wmplatform.config import gin_files, load
     from wmplatform.run_folder import RunFolder
 
     leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     console = Console(stderr=True, quiet=not leads, emoji=False)
     config = load(gin, bindings)  # before torch is imported: its errors come at once
     root = root_of(config)
-    folder = run_dir or Path("runs") / gin[-1].stem
+    for name in map(str, gin):
+        file = gin_files.find(name)
+        if file and file.package and not name.startswith(f"{file.package}:"):
+            note = f"note: no {name} in the current folder; reading {file.name}"
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+    folder = run_dir or Path("runs") / Path(str(gin[-1]).rpartition(":")[2]).stem
     if seed is None:
         seed = RunFolder.seed_of(folder) or 0
     from wmplatform.training.launch import launch
@@ -102,6 +107,27 @@ def list_components(group: str | None = None, *, load: bool = False, as_json: bo
     Console().print(table)
     if not load:
         print("`wmplatform list --load` imports each one, to see if it works")
+    return ExitCode.OK
+
+
+def list_experiments(*, as_json: bool = False) -> int:
+    """Print the gin files that installed packages ship, by the names that `--gin` takes.
+
+    Args:
+        as_json: print a JSON list instead of a table.
+    """
+    from wmplatform.config import gin_files
+
+    names = [f"{pack}:{file}" for pack in gin_files.shipping() for file in gin_files.shipped(pack)]
+    files = filter(None, map(gin_files.find, names))
+    found = [{"name": file.name, "summary": gin_files.summary(file)} for file in files]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return ExitCode.OK
+    table = Table(Column("name", overflow="fold"), "summary")
+    for entry in found:
+        table.add_row(*map(Text, entry.values()))
+    Console().print(table)
     return ExitCode.OK
 
 

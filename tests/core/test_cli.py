@@ -104,7 +104,7 @@ def test_a_file_without_a_loop_is_refused(
     assert "Online" in capsys.readouterr().err
 
 
-def test_a_run_leaves_everything_behind(finished: Path) -> None:
+def test_a_run_leaves_everything_behind(finished: Path, repo_root: Path) -> None:
     metrics = list(read_json_lines(finished / "metrics.jsonl"))
     assert metrics[-1]["agent_steps"] == 50
     assert any("eval/return" in line for line in metrics)
@@ -114,6 +114,52 @@ def test_a_run_leaves_everything_behind(finished: Path) -> None:
     assert (finished / "config.gin").exists()
     starts = json.loads((finished / "provenance.json").read_text())["starts"]
     assert starts[0]["seed"] == 3
+    read = [Path(path).relative_to(repo_root) for path in starts[0]["gin"].values()]
+    assert [path.as_posix() for path in read] == [
+        "tests/tiny.gin",
+        "experiments/base/dreamerv2.gin",
+        "experiments/base/imagination.gin",
+        "experiments/base/small.gin",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "note"),
+    [
+        ("wmplatform:ablations/contextwm_concat.gin", "runs/contextwm_concat", ""),
+        ("here.gin", "runs/here", ""),
+        (
+            "experiments/dreamerv2_pendulum.gin",
+            "runs/dreamerv2_pendulum",
+            (
+                "note: no experiments/dreamerv2_pendulum.gin in the current folder; "
+                "reading wmplatform:dreamerv2_pendulum.gin\n"
+            ),
+        ),
+    ],
+)
+def test_a_run_folder_is_named_after_the_file_and_a_shipped_one_is_named(
+    name: str,
+    folder: str,
+    note: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened: list[Path] = []
+
+    def launch(config: object, run_dir: Path, **_: object) -> ExitCode:
+        opened.append(run_dir)
+        return ExitCode.OK
+
+    monkeypatch.setattr("wmplatform.training.launch.launch", launch)
+    monkeypatch.chdir(tmp_path)
+    Path("here.gin").write_text("include 'wmplatform:dreamerv2_pendulum.gin'\n")
+    assert main(["--gin", name]) == 0
+    assert opened == [Path(folder)]
+    said = capsys.readouterr().err
+    assert said.startswith(note)
+    assert ("note:" in said) == bool(note)
 
 
 def numbers(folder: Path) -> list[dict[str, object]]:

@@ -40,7 +40,8 @@ def load(
     """Read and check a configuration; imports neither torch nor any plug-in.
 
     Args:
-        files: gin files; a later one overrides an earlier one.
+        files: gin files, or names of those that packages ship (`wmplatform:base/apv.gin`); a later
+            one overrides an earlier one.
         bindings: `Name.param = value` strings, which override all files.
         roots: names of `configurables` that will be built; what they do not lead to is unused.
             By default those of `wmplatform.configurables.ROOTS` that the configuration binds.
@@ -50,7 +51,7 @@ def load(
     Raises:
         ConfigErrors: everything that is wrong, each with file and line.
     """
-    parsed = parse([Path(file) for file in files], bindings)
+    parsed = parse(files, bindings)
     catalogue = Catalogue(core.CONFIGURABLES if configurables is None else configurables)
     if roots is None:
         bound = {binding.selector for binding in parsed.bindings}

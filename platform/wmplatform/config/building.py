@@ -5,13 +5,13 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gin
 
 from wmplatform.config.catalogue import Target
 from wmplatform.config.checking import Bound, Key
+from wmplatform.config.gin_files import GinFile
 from wmplatform.config.parsing import Ref
 from wmplatform.config.problems import ConfigErrors, Place, Problem
 from wmplatform.config.signatures import MISSING
@@ -34,7 +34,7 @@ class Config:
     factories made under one must be called before another is activated.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[GinFile, ...]
     """Every file that was read."""
     unused: tuple[str, ...]
     """Settings and macros that replaced parts left behind, such as `decoders.cnn.depth`."""

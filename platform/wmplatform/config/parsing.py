@@ -13,6 +13,7 @@ from typing import Any
 
 from gin import config_parser
 
+from wmplatform.config.gin_files import GinFile, find, near
 from wmplatform.config.problems import Level, Place, Problem
 
 __all__ = ["Binding", "Macro", "Parsed", "Ref", "parse"]
@@ -20,7 +21,6 @@ __all__ = ["Binding", "Macro", "Parsed", "Ref", "parse"]
 STATEMENT = re.compile(r"^(?:[A-Za-z_][\w./]*\s*[=:]|(?:include|import|from)\b)")
 BARE_WORD = re.compile(r"Failed to parse token '(.*)'", re.DOTALL)
 WORDS = {"true": "True", "false": "False", "none": "None", "null": "None", "nil": "None"}
-EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Parsed:
     bindings: list[Binding] = field(default_factory=list)
     imports: list[tuple[str, Place]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
+    files: list[GinFile] = field(default_factory=list)
     lines: dict[str, list[str]] = field(default_factory=dict)
     """Text of each file, by its displayed name."""
     ends: list[int] = field(default_factory=list)
@@ -109,14 +109,15 @@ class _Parser(config_parser.ConfigParser):  # type: ignore[misc]
         return super().parse_value()
 
 
-def parse(files: Sequence[Path], bindings: Sequence[str]) -> Parsed:
+def parse(files: Sequence[Path | str], bindings: Sequence[str]) -> Parsed:
     """Read files in order, then `--bind` strings; later lines override earlier ones."""
     parsed = Parsed()
-    for path in files:
-        if path.is_file():
-            _read_file(path, parsed, ())
+    for target in map(str, files):
+        file = find(target)
+        if file is None:
+            parsed.fail(f"no such file: {target}", hint=near(target))
         else:
-            parsed.fail(f"no such file: {path}", hint=_near_files(path))
+            _read_file(file, parsed, ())
     for text in bindings:
         _read_bind(text, parsed)
     _find_duplicates(parsed)
@@ -134,14 +135,14 @@ def _read_bind(text: str, parsed: Parsed) -> None:
         parsed.fail("--bind takes 'Name.param = value'", Place("--bind", 1, text, "bind"), hint)
 
 
-def _read_file(path: Path, parsed: Parsed, stack: tuple[Path, ...]) -> None:
-    name = _display(path)
+def _read_file(file: GinFile, parsed: Parsed, stack: tuple[Path, ...]) -> None:
+    name = file.name
     try:
-        text = path.read_text(encoding="utf-8")
+        text = file.path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         parsed.fail(f"cannot read {name}: {error}")
         return
-    parsed.files.append(path)
+    parsed.files.append(file)
     lines = parsed.lines[name] = text.splitlines()
     own: dict[tuple[str, str, str], Place] = {}
     for statement in _statements(text, name, lines, "file", parsed):
@@ -155,7 +156,7 @@ def _read_file(path: Path, parsed: Parsed, stack: tuple[Path, ...]) -> None:
                 parsed.imports.append((statement.format(), place))
             case config_parser.IncludeStatement():
                 start = len(parsed.bindings)
-                _include(statement.filename, path, place, parsed, (*stack, path.resolve()))
+                _include(statement.filename, file, place, parsed, stack)
                 _find_overridden(parsed, parsed.bindings[start:], own, place)
     parsed.ends.append(len(parsed.bindings))
 
@@ -178,19 +179,16 @@ def _find_overridden(
 
 
 def _include(
-    target: str, path: Path, place: Place, parsed: Parsed, stack: tuple[Path, ...]
+    target: str, by: GinFile, place: Place, parsed: Parsed, stack: tuple[Path, ...]
 ) -> None:
-    folders = [path.parent, Path.cwd(), Path.cwd() / "experiments", EXPERIMENTS]
-    candidates = [folder / target for folder in dict.fromkeys(f.resolve() for f in folders)]
-    found = next((c for c in candidates if c.is_file()), None)
-    if found is None:
-        looked = ", ".join(_display(c.parent) or "." for c in candidates)
-        hint = "\n".join(filter(None, [_near_files(path.parent / target), f"looked in: {looked}"]))
-        parsed.fail(f"included file {target!r} does not exist", place, hint)
-    elif found.resolve() in stack:
+    file = find(target, by)
+    stack = (*stack, by.path.resolve())
+    if file is None:
+        parsed.fail(f"included file {target!r} does not exist", place, near(target, by))
+    elif file.path.resolve() in stack:
         parsed.fail(f"{target!r} includes itself", place, "remove one of the includes")
     else:
-        _read_file(found, parsed, stack)
+        _read_file(file, parsed, stack)
 
 
 def _statements(
@@ -268,17 +266,3 @@ def _find_duplicates(parsed: Parsed) -> None:
             if (first.file, first.line) == (place.file, place.line) and place.level != "bind":
                 continue  # the same file, included by two others
             parsed.problems.append(Problem(what, place, "keep one of the two"))
-
-
-def _near_files(path: Path) -> str:
-    from wmplatform.registry import nearest
-
-    names = [p.name for p in path.parent.glob("*.gin")] if path.parent.is_dir() else []
-    return nearest(path.name, names) if names else ""
-
-
-def _display(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

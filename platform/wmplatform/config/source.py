@@ -12,7 +12,16 @@ from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-__all__ = ["Definition", "Imported", "Module", "Unreadable", "ancestors", "module", "resolve"]
+__all__ = [
+    "Definition",
+    "Imported",
+    "Module",
+    "Unreadable",
+    "ancestors",
+    "folders",
+    "module",
+    "resolve",
+]
 
 HEAVY = frozenset({"torch", "numpy", "gymnasium", "tensordict", "torchrl", "mujoco", "pydantic"})
 """Packages that are never read: their classes are named, not followed."""
@@ -79,7 +88,24 @@ def module(name: str) -> Module:
     return found
 
 
+def folders(name: str) -> list[Path]:
+    """Folders of a package, found without importing it or its parents; none for a module.
+
+    Raises:
+        Unreadable: there is no such module.
+    """
+    return [Path(folder) for folder in _search(name)[1] or ()]
+
+
 def _locate(name: str) -> Path:
+    origin = _search(name)[0].origin
+    if not origin or not origin.endswith(".py"):
+        raise Unreadable(f"no source for module {name!r}")
+    return Path(origin)
+
+
+def _search(name: str) -> tuple[ModuleSpec, list[str] | None]:
+    """Find a module's spec and, for a package, its folders."""
     path: list[str] | None = None
     spec: ModuleSpec | None = None
     parts = name.split(".")
@@ -88,10 +114,8 @@ def _locate(name: str) -> Path:
         if spec is None:
             raise Unreadable(f"ModuleNotFoundError: No module named {'.'.join(parts[: i + 1])!r}")
         path = _folders(spec, part, path)
-    origin = spec.origin if spec else None
-    if not origin or not origin.endswith(".py"):
-        raise Unreadable(f"no source for module {name!r}")
-    return Path(origin)
+    assert spec is not None
+    return spec, path
 
 
 def _find_spec(name: str, path: list[str] | None) -> ModuleSpec | None:

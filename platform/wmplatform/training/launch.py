@@ -84,6 +84,7 @@ def launch(
                 hint="start it without torchrun",
             )
         origin = {
+            "gin": {file.name: str(file.path.resolve()) for file in config.files},
             "components": provenance(config.components_used()),
             "device": chosen,
             "processes": processes.size,
