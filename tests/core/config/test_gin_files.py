@@ -125,7 +125,7 @@ def test_a_path_that_leads_elsewhere_is_no_shipped_file(lab: Path) -> None:
         ("experiments/drqv2_pendulm_small.gin", f"near 'wmplatform:{OWN}'"),
         ("bse/b.gin", "near 'wmplatform:base/"),
         ("lab.more:y.gin", "near 'lab.more:x.gin'"),
-        ("lab.mre:x.gin", "no package 'lab.mroe' with a folder 'experiments'"),
+        ("lab.mre:x.gin", "no package 'lab.mre' with a folder 'experiments'"),
         ("lab.mre:x.gin", "known: wmplatform:, lab.more:"),
         ("lab:x.gin", "known: wmplatform:, lab.more:"),
         ("lab.more:y.gin", "looked in: lab.more:\n"),
