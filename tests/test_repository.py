@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -122,6 +123,26 @@ def test_the_simulators_run_on_the_versions_they_were_tried_with() -> None:
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
 def test_every_direct_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
     assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_rliable_comes_with_a_pandas_that_it_imports_with() -> None:
+    stats = {r.name: r.specifier for r in map(Requirement, EXTRAS["stats"])}
+    assert "3.0.0" not in stats["pandas"], "arch, which rliable imports, fails with pandas 3"
+    assert "2.3.3" in stats["pandas"]
+
+
+def test_the_pins_satisfy_each_other() -> None:
+    wrong = []
+    for name, version in pins().items():
+        with suppress(metadata.PackageNotFoundError):
+            if Version(metadata.version(name)).public != version.public:
+                continue  # what is installed here tells nothing about the pinned version
+            for needed in map(Requirement, metadata.requires(name) or ()):
+                pin = pins().get(canonicalize_name(needed.name))
+                holds = needed.marker is None or needed.marker.evaluate({"extra": ""})
+                if pin and holds and not needed.specifier.contains(pin, prereleases=True):
+                    wrong.append(f"{name}=={version} needs {needed}, pinned is {pin}")
+    assert wrong == []
 
 
 def test_pins_hold_on_every_machine() -> None:
