@@ -4,9 +4,8 @@
 SHELL := /bin/sh
 VENV := .venv
 
-# The first of these that runs and is new enough; constraints.txt was made on 3.11.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
-    "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+# Empty: scripts/venv.sh looks for one.
+PYTHON ?=
 PY ?= $(VENV)/bin/python
 
 RUN_EXTRAS := metaworld,dmcontrol,gym,video,eval

@@ -305,14 +305,58 @@ def test_without_apt_the_line_to_run_is_printed() -> None:
     assert "apt-get install -y --no-install-recommends libegl1 libgles2" in done.stderr
 
 
-def test_an_old_python_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    old = tmp_path / "python3"
-    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.18 && exit 0\nexit 1\n')
-    old.chmod(0o755)
-    done = shell("venv.sh", str(old), str(tmp_path / "venv"))
+# Interpreters that `make` may find: too old; a version manager's shim of a version that is not
+# active; and one that makes an environment.
+OLD = "[ $1 = -V ] && echo Python 3.9.18 && exit 0; exit 1"
+SHIM = "echo 'pyenv: python3.12: command not found' >&2; echo 'It exists in: 3.12.1' >&2; exit 127"
+GOOD = f'exec {sys.executable} "$@"'
+
+
+def interpreter(path: Path, body: str) -> Path:
+    """Write a script that stands for a Python interpreter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (OLD, "is Python 3.9.18, and 3.11 or newer is needed\n  fix  name one that runs"),
+        (SHIM, "does not run: pyenv: python3.12: command not found\nIt exists in: 3.12.1\n  fix  "),
+    ],
+    ids=["too old", "a shim"],
+)
+def test_a_python_that_cannot_be_used_is_refused_with_the_way_out(
+    body: str, said: str, tmp_path: Path
+) -> None:
+    python = interpreter(tmp_path / "python3.12", body)
+    done = shell("venv.sh", str(python), str(tmp_path / "venv"))
     assert done.returncode == 4
-    assert "Python 3.9.18, and 3.11 or newer is needed: make PYTHON=" in done.stderr
+    assert f"{python} {said}" in done.stderr
+    assert "make PYTHON=/path/to/python3.11" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_a_python_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = shell("venv.sh", "python3.99", str(tmp_path / "venv"))
+    assert done.returncode == 4
+    assert "python3.99 does not run: " in done.stderr
+
+
+def test_make_chooses_a_python_that_runs_and_names_those_that_do_not(tmp_path: Path) -> None:
+    for name, body in {"python3.11": SHIM, "python3.12": OLD, "python3": GOOD}.items():
+        interpreter(tmp_path / "bin" / name, body)
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    venv = tmp_path / "venv"
+    interpreter(venv / "bin" / "python", "exit 0")  # so that none has to be made
+    done = shell("venv.sh", "", str(venv), PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "skipped: python3.11 does not run: pyenv: python3.12: command not found",
+        "skipped: python3.12 is Python 3.9.18, and 3.11 or newer is needed",
+    ]
 
 
 def test_headless_rendering_is_found() -> None:
