@@ -18,6 +18,12 @@ os.environ.setdefault("LP_NUM_THREADS", "0")
 import pytest
 from hypothesis import HealthCheck, settings
 
+# A stranger's distribution lies beside the platform in every test and its subprocesses: no test may
+# depend on what else is installed.
+BESIDE = str(Path(__file__).parent / "beside")
+sys.path.append(BESIDE)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), BESIDE]))
+
 settings.register_profile(
     "ci", derandomize=True, max_examples=20, deadline=None, database=None, print_blob=True
 )
@@ -28,7 +34,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "ci")
 
 SEED = 0
 

@@ -55,9 +55,9 @@ def declared(groups: Collection[str]) -> list[Declaration]:
 
 
 def _declaration(point: metadata.EntryPoint, distribution: str, version: str) -> Declaration:
-    value = point.value.partition("[")[0].strip()
-    extras = tuple(point.extras)
-    return Declaration(point.group, point.name, value, distribution, version, extras)
+    value, _, extras = point.value.partition("[")  # point.extras raises where this is malformed
+    names = tuple(re.findall(r"[\w.-]+", extras))
+    return Declaration(point.group, point.name, value.strip(), distribution, version, names)
 
 
 def requirements(distribution: str, extras: tuple[str, ...]) -> list[str]:

@@ -142,9 +142,20 @@ def _environment(component: Component, server: str | None) -> Iterator[Diagnosis
         detail = f"not tried: it has settings without a default ({error})"
         yield Diagnosis(f"{component.selector} environment", True, detail)
         return
-    except PlatformError as error:
-        yield Diagnosis(f"{component.selector} environment", False, error.what, error.hint)
+    except Exception as error:  # noqa: BLE001 - a stranger's adapter may raise anything
+        yield _raised(component, error)
         return
-    yield from adapter.diagnose()
-    if server is not None:
-        yield from adapter.diagnose_server(server)
+    try:
+        yield from adapter.diagnose()
+        if server is not None:
+            yield from adapter.diagnose_server(server)
+    except Exception as error:  # noqa: BLE001
+        yield _raised(component, error)
+
+
+def _raised(component: Component, error: Exception) -> Diagnosis:
+    name = f"{component.selector} environment"
+    if isinstance(error, PlatformError):
+        return Diagnosis(name, False, error.what, error.hint)
+    fix = f"mend or uninstall {component.distribution!r}"
+    return Diagnosis(name, False, f"{type(error).__name__}: {error}", fix)

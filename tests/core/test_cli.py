@@ -337,6 +337,39 @@ def test_doctor_prints_the_fix_of_what_is_broken(
         assert said.endswith("nothing is missing\n")
 
 
+class UnbuildableSquare(MovingSquare):
+    """An adapter that nobody can make here."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no display")
+
+
+class UndiagnosableSquare(MovingSquare):
+    """An adapter whose diagnosis fails."""
+
+    def diagnose(self) -> list[Diagnosis]:
+        """Raise."""
+        raise RuntimeError("no display")
+
+
+@pytest.mark.parametrize("kind", [UnbuildableSquare, UndiagnosableSquare])
+def test_doctor_reports_an_adapter_that_raises_and_goes_on(
+    kind: type[MovingSquare],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    squares = [
+        Component("envs", name, f"{__name__}:{made.__name__}", "square-wm", "1.0")
+        for name, made in {"sick": kind, "well": SickSquare}.items()
+    ]
+    monkeypatch.setattr(doctor, "components", lambda *_: squares)
+    assert main(["doctor"]) == ExitCode.ENVIRONMENT
+    said = capsys.readouterr().out
+    assert "BAD envs.sick environment: RuntimeError: no display" in said
+    assert "fix  mend or uninstall 'square-wm'" in said
+    assert "BAD square rendering" in said, "the one after it"
+
+
 class ServedSquare(MovingSquare):
     """An adapter whose simulator is a server."""
 

@@ -238,6 +238,19 @@ def test_every_group_has_an_interface_of_its_own() -> None:
         assert f"class {kind}(" in source.read_text()
 
 
+def test_a_stranger_lies_beside_the_platform_in_every_test() -> None:
+    beside = [c for c in registry.components() if c.distribution == "beside-wm"]
+    assert {component.group for component in beside} == set(registry.GROUPS)
+    for component in beside:
+        if component.name != "beside_lawless":
+            with pytest.raises(registry.BrokenPlugin, match="beside-wm"):
+                component.load()
+    done = subprocess.run(
+        [sys.executable, "-m", "wmplatform", "list", "encoders"], check=True, capture_output=True
+    )
+    assert b"beside_lawless" in done.stdout, "in subprocesses too"
+
+
 def test_listing_imports_nothing_heavy() -> None:
     code = (
         "import sys; from wmplatform import registry\n"

@@ -111,6 +111,7 @@ needy = acme_wm.envs:Needy
 refuses = acme_wm.envs:Refuses
 broken = acme_wm.broken:Broken
 gone = acme_wm.nowhere:Gone
+odd = acme wm, perhaps
 extra = acme_wm.envs:Grid [fancy]
 twice = acme_wm.envs:Grid
 wrong = acme_wm.envs:PlatformError

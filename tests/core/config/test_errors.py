@@ -271,6 +271,12 @@ def test_a_plugin_whose_module_is_gone_is_found_without_importing(gin_files: "Wo
     assert "No module named 'acme_wm.nowhere'" in text
 
 
+def test_a_malformed_entry_point_stops_only_those_who_use_it(gin_files: "Workspace") -> None:
+    text = gin_files.only("Loop.anything = @envs.odd")
+    assert "'envs.odd' of acme-wm 0.2 failed to load: ModuleNotFoundError" in text
+    assert "No module named 'acme wm, perhaps'" in text
+
+
 def test_a_plugin_of_the_wrong_class_is_refused(gin_files: "Workspace") -> None:
     from wmplatform.config import ConfigErrors
 
