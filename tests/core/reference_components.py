@@ -57,6 +57,8 @@ __all__ = [
     "RandomFrame",
     "Shift",
     "SyntheticVideos",
+    "TargetCritic",
+    "UntilTheEnd",
     "WeighedBalancer",
 ]
 
@@ -304,3 +306,96 @@ class ActorCritic(Behavior):
 
     def hook(self, agent: Agent, copy: Any) -> Any:
         return copy
+
+
+class UntilTheEnd(ActorCritic):
+    """Imagined returns that a head of the model ends."""
+
+    continue_head = "continue"
+    horizon = 4
+
+    def plan(self, agent: Agent) -> Sequence[Phase]:
+        model = agent.world_model
+
+        def compute(update: Update) -> Sequence[Objective]:
+            states = self.imagined(agent, update)
+            features = model.dynamics.features(states, "value")
+            reward, going = model.predict("reward", states).mean, self.going(agent, states)
+            returns = self.slow(features).squeeze(-1)[:, -1]
+            steps = list(zip(reward.unbind(1), going.unbind(1), strict=True))
+            for earned, goes_on in reversed(steps[:-1]):
+                returns = earned + goes_on * returns
+            value = self.critic(features[:, 0].detach()).squeeze(-1)  # type: ignore[index]
+            return self.objectives(returns, (value - returns.detach()).square().mean())
+
+        def copy(update: Update) -> None:
+            with torch.no_grad():
+                self.slow.load_state_dict(self.critic.state_dict())
+
+        return [model.phase(agent.explorer), Phase("behavior", compute, copy)]
+
+    def imagined(self, agent: Agent, update: Update) -> Any:
+        dynamics = agent.world_model.dynamics
+        start = dynamics.starts(update.memory["observed"])
+        return dynamics.imagine(
+            start.states, start.carry, lambda f: self.policy(f).sample(), self.horizon
+        ).states
+
+    def going(self, agent: Agent, states: Any) -> Tensor:
+        return agent.world_model.predict("continue", states).mean
+
+
+class TargetCritic(Behavior):
+    """Learns from transitions: a critic of actions, its slow copy, an actor that climbs it."""
+
+    def __init__(self, views: Mapping[str, FeatureSpec], action: ActionSpec) -> None:
+        super().__init__()
+        spec = views["policy"]
+        assert isinstance(spec, ArraySpec)
+        self.action = action
+        self.actor = nn.Linear(spec.shape[0], action.size)
+        self.critic = nn.Bilinear(spec.shape[0], action.size, 1)
+        self.slow = nn.Bilinear(spec.shape[0], action.size, 1).requires_grad_(False)
+
+    def policy(self, features: Features) -> Distribution:
+        raw = self.actor(features)
+        if self.action.kind == "discrete":
+            return OneHot(raw)
+        return TruncatedNormal(raw.tanh(), torch.full_like(raw, 0.5))
+
+    def plan(self, agent: Agent) -> Sequence[Phase]:
+        model = agent.world_model
+
+        def read(batch: Any) -> Tensor:
+            x = model.dynamics.features(model.embed(batch), "policy")
+            assert isinstance(x, Tensor)
+            return x
+
+        def learn_critic(update: Update) -> Sequence[Objective]:
+            batch, features = update.batch, read(update.batch)
+            with torch.no_grad():
+                later = read(batch["next"])
+                value = self.slow(later, self.policy(later).sample()).squeeze(-1)
+                target = self.target(batch, value)
+            error = self.critic(features, batch["action"]).squeeze(-1) - target
+            update.memory["features"] = features.detach()
+            trains = ("world_model.encoder", "behavior.critic")
+            return [Objective("critic", error.square().mean(), trains)]
+
+        def learn_actor(update: Update) -> Sequence[Objective]:
+            features = update.memory["features"]
+            value = self.critic(features, self.policy(features).sample())
+            return [Objective("actor", -value.mean(), ("behavior.actor",))]
+
+        def follow(update: Update) -> None:
+            with torch.no_grad():
+                self.slow.load_state_dict(self.critic.state_dict())
+
+        return [Phase("critic", learn_critic), Phase("actor", learn_actor, follow)]
+
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"] + batch["discount"] * value
+
+    @classmethod
+    def contract_wiring(cls) -> dict[str, Any]:
+        return {"data": "transitions"}

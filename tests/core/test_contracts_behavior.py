@@ -17,10 +17,10 @@ from wmplatform.training.optim import Adam
 from wmplatform.types import ActionSpec
 
 from .mutants.behaviors import MUTANTS
-from .reference_components import ActorCritic
+from .reference_components import ActorCritic, TargetCritic, UntilTheEnd
 from .subjects import Subject, holds, subjects
 
-every_behavior = subjects("behaviors", ActorCritic)
+every_behavior = subjects("behaviors", ActorCritic, UntilTheEnd, TargetCritic)
 actions = st.builds(ActionSpec, st.integers(2, 4), st.sampled_from(["continuous", "discrete"]))
 
 
@@ -57,6 +57,11 @@ def test_laws_hold(
     holds(laws.law_3_plan_is_deterministic, make, draw, seed=seed)
     holds(laws.law_3_plan_never_waits, make(), draw, seed=seed)
     holds(laws.law_4_state_is_checkpointed, make, draw, seed=seed)
+    row = seed % batch
+    holds(laws.law_5_transitions_end_where_discount_is_zero, agent, draw, row=row, seed=seed)
+    holds(laws.law_5_imagination_ends_where_the_head_says, agent, draw, seed=seed)
+    holds(laws.law_6_rows_of_transitions_belong_together, agent, draw, row=row, seed=seed)
+    holds(laws.law_7_what_is_only_read_is_in_eval_mode, agent, draw, seed=seed)
 
 
 @every_behavior

@@ -69,7 +69,7 @@ def test_the_laws_of_behaviors_hold_with_a_look_ahead(settings: dict[str, Any]) 
     def make_agent(make: Any, action: ActionSpec) -> Agent:
         agent = isodream_agent(driving=True)
         agent.behavior = make(agent.world_model.view_specs(), action)
-        return agent
+        return agent.eval()
 
     sizes = {**IsolatedActorCritic.contract_settings(), **settings}
     make = partial(IsolatedActorCritic, **sizes)

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from wmplatform.agent import Agent
 from wmplatform.contracts import reference
+from wmplatform.contracts.endings import (
+    law_5_imagination_ends_where_the_head_says,
+    law_5_transitions_end_where_discount_is_zero,
+    law_6_rows_of_transitions_belong_together,
+)
 from wmplatform.contracts.laws import Report, fail, law, require
+from wmplatform.contracts.modes import law_7_what_is_only_read_is_in_eval_mode
 from wmplatform.contracts.probes import (
     check_action,
     draw_features,
@@ -16,6 +22,7 @@ from wmplatform.contracts.probes import (
     finite,
     leaves,
     no_device_wait,
+    no_draws,
     require_unchanged,
     seeded,
     set_row,
@@ -35,6 +42,10 @@ __all__ = [
     "law_3_plan_is_deterministic",
     "law_3_plan_never_waits",
     "law_4_state_is_checkpointed",
+    "law_5_imagination_ends_where_the_head_says",
+    "law_5_transitions_end_where_discount_is_zero",
+    "law_6_rows_of_transitions_belong_together",
+    "law_7_what_is_only_read_is_in_eval_mode",
 ]
 
 MakeBehavior = Callable[[Mapping[str, FeatureSpec], ActionSpec], Behavior]
@@ -81,16 +92,21 @@ def check_behavior(
     report.run(law_3_plan_is_deterministic, build, draw_batch, seed=seed)
     report.run(law_3_plan_never_waits, build(), draw_batch, seed=seed)
     report.run(law_4_state_is_checkpointed, build, draw_batch, seed=seed)
+    report.run(law_5_transitions_end_where_discount_is_zero, agent, draw_batch, row=1, seed=seed)
+    report.run(law_5_imagination_ends_where_the_head_says, agent, draw_batch, seed=seed)
+    report.run(law_6_rows_of_transitions_belong_together, agent, draw_batch, row=1, seed=seed)
+    report.run(law_7_what_is_only_read_is_in_eval_mode, agent, draw_batch, seed=seed)
     return report
 
 
 @law("Behavior", 1)
 def law_1_policy_gives_valid_actions(agent: Agent, *, lead: Sequence[int], seed: int) -> None:
-    """Mode and samples are valid actions, with finite log-likelihood and entropy."""
+    """Mode and samples are valid actions with finite log-likelihood; the mode draws nothing."""
     action = agent.spec.action
     with seeded(seed), torch.no_grad():
-        policy = _behavior(agent).policy(_features(agent, lead, seed))
-        check_action(policy.mode, action, lead, "the policy's modes")
+        with no_draws("the policy's mode"):
+            policy = _behavior(agent).policy(_features(agent, lead, seed))
+            check_action(policy.mode, action, lead, "the policy's modes")
         for _ in range(4):
             sample = policy.sample()
             check_action(sample, action, lead, "the policy's samples")

@@ -65,12 +65,20 @@ class Behavior(nn.Module, ABC):
 
     Laws:
 
-    1. `policy` treats leading dims alike, rows do not mix, and its distribution is over valid
-       actions.
+    1. `policy` treats leading dims alike, rows do not mix, it draws nothing, and its distribution
+       is over valid actions.
     2. The plan moves only the parameters its objectives name: everything else stays, bit for bit.
     3. The plan is deterministic given the random state, and never waits for the device.
     4. Everything that changes over time (targets, counters, normalisers) is a buffer or a
        parameter, so that it is checkpointed.
+    5. Nothing counts that comes after an end. In transitions that is `next` where `discount` is 0;
+       elsewhere it counts by the size of `discount`. In imagination it is all that lies more than
+       one step after a state where `continue_head` says 0, and no other head that tells ends is
+       read. (How a behavior adds imagined rewards and values up no law can see, for a loss is one
+       number: test returns against some by hand.)
+    6. In transitions reward, discount and `next` of a row count for the action of that row.
+    7. A phase imagines in eval mode, and runs in train mode only what it trains (the model's own
+       loss apart, which sees to that itself). After an update everything is in eval mode.
     """
 
     needs_imagination: bool = False
@@ -78,6 +86,8 @@ class Behavior(nn.Module, ABC):
     needs_differentiable_rollout: bool = False
     horizon: int = 0
     """Longest imagined rollout; compared with the dynamics' `max_horizon`."""
+    continue_head: str = ""
+    """Head that ends what is imagined, where the model has it; empty where none does."""
 
     @abstractmethod
     def policy(self, features: Features) -> Distribution:

@@ -12,7 +12,7 @@ from wmplatform.distributions import UnitNormal
 from wmplatform.interfaces import Objective, Phase, Update
 from wmplatform.types import ActionSpec, Distribution, Features, FeatureSpec
 
-from ..reference_components import ActorCritic
+from ..reference_components import ActorCritic, TargetCritic, UntilTheEnd
 
 
 class ActsOutOfRange(ActorCritic):
@@ -119,6 +119,130 @@ class ScaleIsNoBuffer(ActorCritic):
         self.__dict__["scale"] = torch.ones(())
 
 
+class HasAGammaOfItsOwn(TargetCritic):
+    """A termination's discount of 0 is not looked at."""
+
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"] + 0.97 * value
+
+
+class KeepsALittleBootstrap(TargetCritic):
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"] + batch["discount"].clamp_min(0.01) * value
+
+
+class TakesTheDiscountForAFlag(TargetCritic):
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"] + 0.97 * (batch["discount"] > 0) * value
+
+
+class AveragesTheDiscount(TargetCritic):
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"] + batch["discount"].mean() * value
+
+
+class RewardsAnotherRow(TargetCritic):
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"].roll(1) + batch["discount"] * value
+
+
+class BootstrapsFromAnotherRow(TargetCritic):
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"] + batch["discount"] * value.flip(0)
+
+
+class DiscountsAnotherRow(TargetCritic):
+    def target(self, batch: Any, value: Tensor) -> Tensor:
+        return batch["reward"] + batch["discount"].roll(1) * value
+
+
+class ImaginesPastTheEnd(UntilTheEnd):
+    """The head is read and its answer forgotten."""
+
+    def going(self, agent: Agent, states: Any) -> Tensor:
+        return torch.full_like(super().going(agent, states), 0.99)
+
+
+class NeverAsksWhetherItEnds(UntilTheEnd):
+    def going(self, agent: Agent, states: Any) -> Tensor:
+        return torch.full_like(agent.world_model.predict("reward", states).mean, 0.99)
+
+
+class EndsTooLate(UntilTheEnd):
+    """Each state is cut off by the head's answer two states before."""
+
+    def going(self, agent: Agent, states: Any) -> Tensor:
+        going = super().going(agent, states).roll(2, 1)
+        return torch.cat([torch.ones_like(going[:, :2]), going[:, 2:]], 1)
+
+
+class ReadsAHeadInSecret(UntilTheEnd):
+    continue_head = ""
+
+
+class ImaginesInTrainMode(UntilTheEnd):
+    """Dropout and batch statistics are on while it imagines."""
+
+    def imagined(self, agent: Agent, update: Update) -> Any:
+        agent.world_model.train()
+        states = super().imagined(agent, update)
+        agent.world_model.eval()
+        return states
+
+
+class PredictsInTrainMode(UntilTheEnd):
+    def going(self, agent: Agent, states: Any) -> Tensor:
+        head = agent.world_model.head("continue").train()
+        going = super().going(agent, states)
+        head.eval()
+        return going
+
+
+class LeavesTheModelInTrainMode(ActorCritic):
+    def hook(self, agent: Agent, copy: Any) -> Any:
+        def after(update: Update) -> None:
+            copy(update)
+            agent.world_model.train()
+
+        return after
+
+
+class LeavesItselfInTrainMode(ActorCritic):
+    def objectives(self, reward: Tensor, critic_loss: Tensor) -> Sequence[Objective]:
+        self.critic.train()
+        return super().objectives(reward, critic_loss)
+
+
+class TargetsInTrainMode(TargetCritic):
+    """The encoder is not trained by the actor's phase, and yet in train mode there."""
+
+    def plan(self, agent: Agent) -> Sequence[Phase]:
+        critic, actor = super().plan(agent)
+
+        def compute(update: Update) -> Sequence[Objective]:
+            encoder = agent.world_model.encoder.train()
+            with torch.no_grad():
+                agent.world_model.embed(update.batch)
+            encoder.eval()
+            return actor.compute(update)
+
+        return [critic, Phase(actor.name, compute, actor.after)]
+
+
+class DropsOutWhileActing(ActorCritic):
+    def policy(self, features: Features) -> Distribution:
+        assert isinstance(features, Tensor)
+        return super().policy(torch.nn.functional.dropout(features, 0.2, training=True))
+
+
+class JittersTheMode(ActorCritic):
+    """Too little to see, but every run is another one."""
+
+    def policy(self, features: Features) -> Distribution:
+        assert isinstance(features, Tensor)
+        return super().policy(features + 1e-7 * torch.randn_like(features))
+
+
 MUTANTS = {
     ActsOutOfRange: "law_1_policy_gives_valid_actions",
     MixesRows: "law_1_policy_rows_do_not_mix",
@@ -134,4 +258,22 @@ MUTANTS = {
     BranchesOnATensor: "law_3_plan_never_waits",
     CountsOnItself: "law_4_state_is_checkpointed",
     ScaleIsNoBuffer: "law_4_state_is_checkpointed",
+    HasAGammaOfItsOwn: "law_5_transitions_end_where_discount_is_zero",
+    KeepsALittleBootstrap: "law_5_transitions_end_where_discount_is_zero",
+    TakesTheDiscountForAFlag: "law_5_transitions_end_where_discount_is_zero",
+    AveragesTheDiscount: "law_5_transitions_end_where_discount_is_zero",
+    ImaginesPastTheEnd: "law_5_imagination_ends_where_the_head_says",
+    NeverAsksWhetherItEnds: "law_5_imagination_ends_where_the_head_says",
+    EndsTooLate: "law_5_imagination_ends_where_the_head_says",
+    ReadsAHeadInSecret: "law_5_imagination_ends_where_the_head_says",
+    RewardsAnotherRow: "law_6_rows_of_transitions_belong_together",
+    BootstrapsFromAnotherRow: "law_6_rows_of_transitions_belong_together",
+    DiscountsAnotherRow: "law_6_rows_of_transitions_belong_together",
+    ImaginesInTrainMode: "law_7_what_is_only_read_is_in_eval_mode",
+    PredictsInTrainMode: "law_7_what_is_only_read_is_in_eval_mode",
+    LeavesTheModelInTrainMode: "law_7_what_is_only_read_is_in_eval_mode",
+    LeavesItselfInTrainMode: "law_7_what_is_only_read_is_in_eval_mode",
+    TargetsInTrainMode: "law_7_what_is_only_read_is_in_eval_mode",
+    DropsOutWhileActing: "law_1_policy_gives_valid_actions",
+    JittersTheMode: "law_1_policy_gives_valid_actions",
 }
