@@ -34,6 +34,15 @@ FILES = sorted(
 SAME = re.compile(r"_pretrain_(?!ssv2|concat)|_dmcr_(hopper|unseen)|_dmc_medium|_carla_authors")
 """Other videos, draws of looks and durations differ in nothing that an update could notice."""
 RUN = [file for file in FILES if not SAME.search(file.stem)]
+RUN_AS_PUBLISHED = {
+    "contextwm_metaworld": "contextwm",
+    "contextwm_pretrain_ssv2": "pretrain_contextwm",
+    "dreamerv2_metaworld": "dreamerv2",
+    "drqv2_dmc": "drqv2",
+    "isodream_carla": "isodream",
+    "isodream_dmc": "isodream",
+}
+"""With the parity file beside."""
 SHORT = 8
 """Operators are dispatched one by one, so time is cut; the batch is not."""
 
@@ -90,9 +99,14 @@ def test_the_experiment_fits_one_screen_and_is_checked(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= 40
 
 
-@pytest.mark.parametrize("file", RUN, ids=lambda file: file.stem)
-def test_an_update_of_the_experiment_runs_and_never_waits(file: Path) -> None:
-    config = load([file], [])
+@pytest.mark.parametrize(
+    "files",
+    [[file] for file in RUN]
+    + [[FOLDER / f"{a}.gin", FOLDER / f"base/parity_{b}.gin"] for a, b in RUN_AS_PUBLISHED.items()],
+    ids=lambda files: "+".join(file.stem for file in files),
+)
+def test_an_update_of_the_experiment_runs_and_never_waits(files: list[Path]) -> None:
+    config = load(files, [])
     spec = assembly.build_spec(config)
     videos = assembly.root_of(config) == assembly.VIDEOS
     with FakeTensorMode() as fake:

@@ -282,8 +282,9 @@ def test_the_slow_critic_equals_the_critic_at_first() -> None:
 # Sizes and initialisation
 
 
-def build(name: str, action: int, *binds: str, device: str = "meta") -> Agent:
-    config = load([FOLDER / f"{name}.gin"], list(binds))
+def build(name: str, action: int, *binds: str, device: str = "meta", parity: bool = False) -> Agent:
+    files = [FOLDER / f"{name}.gin", *([FOLDER / "base/parity_isodream.gin"] if parity else [])]
+    config = load(files, list(binds))
     spec = EnvSpec({"pixels": ArraySpec((3, 64, 64), "uint8")}, ActionSpec(action))
     torch.manual_seed(0)
     with torch.device(device):
@@ -363,7 +364,7 @@ def test_published_counts(
 def test_the_idle_posterior_is_left_out_unless_parity_is_asked_for() -> None:
     idle = 245_000 + 20_100
     assert count(build("isodream_dmc", 6).world_model) == 25_866_610 - idle
-    assert count(build("isodream_dmc_parity", 6).world_model) == 25_866_610
+    assert count(build("isodream_dmc", 6, parity=True).world_model) == 25_866_610
 
 
 def bound(weight: Tensor) -> float:
