@@ -330,6 +330,10 @@ def isodream() -> dict[str, dict[str, Any]]:
         "envs.carla.reward_impulse_weight": 1e-4,
         "envs.carla.reward_impulse_limit": 1e6,
         "envs.carla.reward_centring": 0.0,
+        "envs.carla.sun_altitude": (20.0, 90.0),
+        "envs.carla.traffic": 30,
+        "envs.carla.traffic_slower_percent": 0.0,
+        "envs.carla.exit_roads": (),
     }
     return found
 
