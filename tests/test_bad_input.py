@@ -78,9 +78,33 @@ PLUGINS = {
     "torn": "class Torn(Encod\n",
     "wrong": "class Wrong:\n    def __init__(self, observations): ...\n",
 }
-ENTRY_POINTS = "[wmplatform.encoders]\ngone = acme_gone:Gone\n" + "".join(
-    f"{name} = acme_{name}:{name.title()}\n" for name in PLUGINS
+ENTRY_POINTS = "[wmplatform.envs]\npale = acme_pale:Pale\n[wmplatform.encoders]\n" + "".join(
+    f"{name} = acme_{name}:{name.title()}\n" for name in (*PLUGINS, "gone")
 )
+PALE = """
+import numpy as np
+from wmplatform.envs import Frame, PlatformEnv, Simulator
+from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvAdapter, EnvSpec
+
+class Sim(Simulator):
+    def reset(self, seed):
+        return {}
+
+    def advance(self, action):
+        return Frame(0.0)
+
+    def observe(self):
+        return {"pixels": np.full((3, 64, 64), 0.5)}
+
+class Pale(EnvAdapter):
+    name = "acme/pale"
+
+    def spec(self):
+        return EnvSpec({"pixels": ArraySpec((3, 64, 64), "uint8")}, ActionSpec(1), time_limit=12)
+
+    def make(self, seed):
+        return PlatformEnv(Sim(), self.spec(), name=self.name, seed=seed)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +117,7 @@ def acme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     for name, text in PLUGINS.items():
         (folder / f"acme_{name}.py").write_text(text)
+    (folder / "acme_pale.py").write_text(PALE)
     return folder
 
 
@@ -202,6 +227,16 @@ def test_what_a_part_refuses_leaves_no_run_folder(binding: str, what: str, tmp_p
     done = run(TINY, tmp_path / "run", *bound(binding))
     refused(done, ExitCode.BAD_INPUT, what)
     assert "configurable" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_is_not_as_declared_leaves_no_run_folder(
+    acme: Path, tmp_path: Path
+) -> None:
+    words = bound("Online.env = @envs.pale")
+    done = run(TINY, tmp_path / "run", *words, path=(acme,))
+    said = "Misdeclared: acme/pale: pixels at the reset is float64 (3, 64, 64) with values from 0.5"
+    refused(done, ExitCode.BAD_INPUT, said, "instead of uint8 (3, 64, 64)", "fix  give what spec()")
     assert not (tmp_path / "run").exists()
 
 

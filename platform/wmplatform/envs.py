@@ -23,10 +23,13 @@ from wmplatform.sums import REDUCTIONS, plain_sum
 
 __all__ = [
     "BadAction",
+    "CannotStart",
+    "Edge",
     "EnvError",
     "EnvironmentLost",
     "EpisodeOver",
     "Frame",
+    "Misdeclared",
     "MissingSimulator",
     "PlatformEnv",
     "Simulator",
@@ -52,8 +55,9 @@ class EnvError(PlatformError):
     """
 
     default_hint = ""
-    restart_helps: bool = False
-    """Whether another environment and another episode may do better; a run then goes on."""
+    restart_helps: bool | None = False
+    """Whether another environment and another episode may do better; a run then goes on. None is
+    yes once an environment has been played."""
     env: str
     key: str
     agent_step: int
@@ -90,10 +94,24 @@ class BadAction(EnvError):
 class SimulatorFault(EnvError):
     """A simulator gave a value that no record may hold."""
 
-    restart_helps = True
+    restart_helps: bool | None = True
     default_hint = (
         "the simulation became unstable or its adapter is wrong; "
         "`wmplatform check env` finds the second"
+    )
+
+
+class Misdeclared(SimulatorFault):
+    """An environment gives something else than its `spec()` declares.
+
+    Before the first step it cannot be used as it is configured. Later, it is a fault like others.
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+    restart_helps = None
+    default_hint = (
+        "give what spec() declares, or declare what is given; a picture is uint8, 0 to 255: "
+        "(255 * picture).round().astype(numpy.uint8)"
     )
 
 
@@ -108,6 +126,22 @@ class EnvironmentLost(EnvError):
     exit_code = ExitCode.ENVIRONMENT
     restart_helps = True
     default_hint = "look at the simulator's own log; the run goes on with a new environment"
+
+
+class CannotStart(PlatformError):
+    """An environment could not even be made.
+
+    Args:
+        name: of the environment.
+        error: what its constructor raised, in one line.
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, name: str, error: str) -> None:
+        self.name, self.error = name, error
+        hint = "look at its settings; `wmplatform check env` plays it alone"
+        super().__init__(f"{name} cannot be made: {error}", hint=hint)
 
 
 class MissingSimulator(PlatformError):
@@ -162,6 +196,115 @@ class Simulator(ABC):
         """Free what the simulator holds; called once."""
 
 
+class Edge:
+    """Where what an environment gives comes in: nothing that is not declared gets past it.
+
+    Floats are rounded to the declared float dtype and integers widened; nothing else is cast.
+    Pictures of 0..1 would be black as uint8.
+
+    Args:
+        spec: what the adapter declares.
+        name: of the environment, for messages.
+    """
+
+    def __init__(self, spec: EnvSpec, name: str) -> None:
+        self.name = name
+        arrays = spec.observations.items()
+        self._declared = [(key, each.shape, np.dtype(each.dtype)) for key, each in arrays]
+
+    def observation(self, given: object, agent_step: int, *, copy: bool = False) -> Observation:
+        """Return the declared arrays, contiguous.
+
+        Args:
+            given: what the environment gave.
+            agent_step: within the episode; 0 is the reset.
+            copy: give each array memory of its own.
+
+        Raises:
+            Misdeclared: an array is missing, or has another shape or dtype.
+            SimulatorFault: a float array is not finite.
+        """
+        if type(given) is not dict and not isinstance(given, Mapping):
+            what = f"is a {type(given).__name__}, not a dict of arrays"
+            raise self._error(Misdeclared, "observation", what, agent_step)
+        found = {}
+        for key, shape, dtype in self._declared:
+            array: Any = given.get(key)
+            if not (type(array) is np.ndarray and array.dtype == dtype and array.shape == shape):
+                array = self._cast(key, array, shape, dtype, agent_step)
+            if dtype.kind == "f" and not np.isfinite(array).all():
+                raise self._error(SimulatorFault, key, "is not finite", agent_step)
+            found[key] = np.array(array, order="C", copy=copy or None)
+        return found
+
+    def reward(self, given: object, agent_step: int) -> float:
+        """Return a reward as a float.
+
+        Args:
+            given: a number, or an array of shape `()`.
+            agent_step: within the episode.
+
+        Raises:
+            Misdeclared: it is no number.
+            SimulatorFault: it is not finite, or would not be as float32, which records hold.
+        """
+        reward = given if type(given) is float else self._number(given, agent_step)
+        if not -_LARGEST <= reward <= _LARGEST:
+            what, hint = f"is {reward}", ""
+            if np.isfinite(reward):
+                what += ", infinite as the float32 that records hold"
+                hint = "scale rewards in the adapter"
+            raise self._error(SimulatorFault, "reward", what, agent_step, hint)
+        return reward
+
+    def _cast(
+        self, key: str, given: object, shape: tuple[int, ...], dtype: np.dtype[Any], agent_step: int
+    ) -> NDArray[Any]:
+        if not isinstance(given, np.ndarray):
+            what = "is missing" if given is None else f"is a {type(given).__name__}, not an array"
+            raise self._error(Misdeclared, key, what, agent_step)
+        if given.shape != shape or not _rounds_or_widens(given.dtype, dtype):
+            what = f"is {_described(given)} instead of {dtype} {shape}"
+            raise self._error(Misdeclared, key, what, agent_step)
+        with np.errstate(over="ignore"):  # what is infinite then is refused
+            return given.astype(dtype)
+
+    def _number(self, given: object, agent_step: int) -> float:
+        if isinstance(given, np.ndarray) and given.shape == ():
+            given = given[()]
+        if isinstance(given, float | int | np.floating | np.integer) and type(given) is not bool:
+            return float(given)
+        what = f"is {given!r}, not a number"
+        if isinstance(given, np.ndarray):
+            what = f"is {_described(given)}, not one number"
+        raise self._error(Misdeclared, "reward", what, agent_step, _REWARD)
+
+    def _error(
+        self, kind: type[EnvError], key: str, what: str, agent_step: int, hint: str = ""
+    ) -> EnvError:
+        when = f"after agent step {agent_step}" if agent_step else "at the reset"
+        message = f"{self.name}: {key} {when} {what}"
+        return kind(message, env=self.name, key=key, agent_step=agent_step, hint=hint)
+
+
+_REWARD = "a step's reward is one finite number, such as a float"
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _rounds_or_widens(given: np.dtype[Any], declared: np.dtype[Any]) -> bool:
+    if given == declared or given.kind == declared.kind == "f":
+        return True
+    return given.kind in "iu" and declared.kind in "iu" and np.can_cast(given, declared, "safe")
+
+
+def _described(array: NDArray[Any]) -> str:
+    """Dtype, shape, and the range of the values, which tells what an array is."""
+    text = f"{array.dtype} {array.shape}"
+    if array.size and array.dtype.kind in "biuf":
+        text += f" with values from {float(array.min()):g} to {float(array.max()):g}"
+    return text
+
+
 class PlatformEnv(gymnasium.Env[Observation, Any]):
     """A gymnasium environment that keeps the laws of `EnvAdapter` for any `Simulator`.
 
@@ -182,6 +325,7 @@ class PlatformEnv(gymnasium.Env[Observation, Any]):
         """Agent steps taken in this episode."""
         self._simulator = simulator
         self._spec = spec
+        self._edge = Edge(spec, name)
         self._next_seed: int | None = seed
         self._closed = False
         self._no_episode = "was stepped before its first reset"
@@ -193,7 +337,7 @@ class PlatformEnv(gymnasium.Env[Observation, Any]):
 
         Raises:
             EpisodeOver: the environment is closed.
-            SimulatorFault: the first observation does not fit the spec.
+            SimulatorFault: the first observation is not finite, or not as declared.
         """
         if self._closed:
             raise EpisodeOver(f"{self.name} is closed", env=self.name)
@@ -213,7 +357,7 @@ class PlatformEnv(gymnasium.Env[Observation, Any]):
         Raises:
             EpisodeOver: the episode has ended, or none was started.
             BadAction: the action is not finite or has the wrong shape; nothing was simulated.
-            SimulatorFault: a reward or an observation cannot be stored.
+            SimulatorFault: a reward or an observation is not finite, or not as declared.
         """
         if self._no_episode:
             raise EpisodeOver(f"{self.name} {self._no_episode}", env=self.name)
@@ -247,10 +391,8 @@ class PlatformEnv(gymnasium.Env[Observation, Any]):
         return frames
 
     def _reward(self, frames: list[Frame]) -> float:
-        reward = plain_sum(float(frame.reward) for frame in frames)
-        if not np.isfinite(reward):
-            raise self._fault("reward", f"is {reward}")
-        return reward
+        admit, number = self._edge.reward, self.agent_steps
+        return admit(plain_sum(admit(frame.reward, number) for frame in frames), number)
 
     def _out_of_time(self) -> bool:
         limit = self._spec.time_limit
@@ -283,25 +425,8 @@ class PlatformEnv(gymnasium.Env[Observation, Any]):
         message = f"{self.name}: action of agent step {number} {what}"
         return BadAction(message, env=self.name, key="action", agent_step=number)
 
-    def _fault(self, key: str, what: str) -> SimulatorFault:
-        number = self.agent_steps
-        message = f"{self.name}: {key} after agent step {number} {what}"
-        return SimulatorFault(message, env=self.name, key=key, agent_step=number)
-
     def _observe(self) -> Observation:
-        given = self._simulator.observe()
-        return {key: self._array(key, given[key]) for key in self._spec.observations}
-
-    def _array(self, key: str, value: NDArray[Any]) -> NDArray[Any]:
-        """Copy an observation into memory of its own, as the spec declares it."""
-        declared = self._spec.observations[key]
-        if value.shape != declared.shape:
-            what = f"has shape {value.shape} instead of {declared.shape}"
-            raise self._fault(key, what)
-        copy = np.array(value, dtype=declared.dtype, order="C", copy=True)
-        if copy.dtype.kind == "f" and not np.isfinite(copy).all():
-            raise self._fault(key, "is not finite")
-        return copy
+        return self._edge.observation(self._simulator.observe(), self.agent_steps, copy=True)
 
     def _info(self, frames: list[Mapping[str, float]]) -> dict[str, Any]:
         """Sum the signals of one agent step's frames up, each by its own rule."""

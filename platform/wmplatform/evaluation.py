@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wmplatform.agent import Agent
-from wmplatform.collect.faults import FaultReport, describe_error, recoverable, refuse_unfit
+from wmplatform.collect.faults import FaultReport, describe_error, make_env, recoverable
+from wmplatform.envs import Edge
 from wmplatform.errors import PlatformError
 from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.logging import RunLogger
@@ -165,7 +166,7 @@ class Evaluation:
         self.prediction_records, self.observed_records = prediction_records, observed_records
         self.prediction_clips, self.longest_episode = prediction_clips, longest_episode
         self._env: gymnasium.Env[Any, Any] | None = None
-        self._made = False
+        self._made = self._played = False
 
     def run(
         self,
@@ -237,15 +238,17 @@ class Evaluation:
         try:
             if self._env is None:
                 with _environments_errors(play.adapter.name, episode):
-                    self._env = play.adapter.make(episode.seed)
+                    self._env = make_env(play.adapter, episode.seed)
                 self._made = True
             play.episode(self._env, episode, record=record)
+            self._played = True
             return True
         except EvaluationFailed as caught:
             failed, error = caught, caught.error
+        self._played = self._played or episode.length > 0
         with suppress(Exception):  # what is broken may not even close
             self.close()
-        if on_fault is None or not recoverable(error, made=self._made):
+        if on_fault is None or not recoverable(error, made=self._made, played=self._played):
             raise error if isinstance(error, PlatformError) else failed
         what = describe_error(error)
         on_fault(FaultReport(failed.name, "evaluation", failed.seed, failed.agent_steps, what))
@@ -285,9 +288,10 @@ class _Play:
             EvaluationFailed: the environment raised; what the agent raises stays as it is.
         """
         spec, name = self.adapter.spec(), self.adapter.name
+        edge = Edge(spec, name)
         with _environments_errors(name, episode):
             observation, _ = env.reset(seed=episode.seed)
-            refuse_unfit(spec, observation)
+            observation = edge.observation(observation, 0)
         action = torch.zeros(1, spec.action.size)
         records = [_record(observation, action, is_first=True)]
         infos: list[Mapping[str, float]] = []
@@ -297,10 +301,11 @@ class _Play:
             action, memory = self._act(observation, memory, is_first=episode.length == 0)
             with _environments_errors(name, episode):
                 observation, reward, terminated, truncated, info = env.step(_for_env(action, spec))
-                refuse_unfit(spec, observation, float(reward))
+                reward = edge.reward(reward, episode.length + 1)
+                observation = edge.observation(observation, episode.length + 1)
                 infos.append({signal: float(info[signal]) for signal in spec.signals})
             episode.length += 1
-            episode.return_ += float(reward)
+            episode.return_ += reward
             over = terminated or truncated
             if record:
                 records.append(_record(observation, action, is_first=False))

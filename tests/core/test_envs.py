@@ -187,7 +187,10 @@ def test_a_reward_that_is_not_finite_is_the_simulators_fault(
 
 @pytest.mark.parametrize(
     ("key", "value", "what"),
-    [("place", np.array([np.nan]), "not finite"), ("pixels", np.zeros((4, 4, 3)), "shape")],
+    [
+        ("place", np.array([np.nan]), "not finite"),
+        ("pixels", np.zeros((4, 4, 3), np.uint8), r"uint8 \(4, 4, 3\) .* instead of"),
+    ],
 )
 def test_an_observation_that_no_record_may_hold_is_refused(
     key: str, value: np.ndarray, what: str, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,7 @@ from wmplatform.collect import (
     OneStream,
     episode_seed,
 )
-from wmplatform.envs import BadAction, EnvironmentLost, SimulatorFault
+from wmplatform.envs import BadAction, CannotStart, EnvironmentLost, SimulatorFault
 from wmplatform.errors import ExitCode
 from wmplatform.replay import Replay
 
@@ -129,7 +129,7 @@ def test_a_report_says_what_was_raised_and_where() -> None:
     ]
     assert "RuntimeError: the belt came off (" in reports[0]
     assert "faulty_env.py:" in reports[0]
-    assert "pixels is uint8 (3, 2, 4) instead of uint8 (3, 4, 4)" in reports[1]
+    assert "pixels after agent step 2 is uint8 (3, 2, 4)" in reports[1]
     assert reports[2] == (
         "counter/faulty, stream 0: the episode of seed "
         f"{episode_seed(RUN, 0, 0)} was given up after agent step 1: EnvironmentLost: nobody "
@@ -181,8 +181,9 @@ def test_an_environment_that_cannot_be_made_again_is_tried_again() -> None:
 
 
 def test_an_environment_that_never_could_be_made_is_a_mistake() -> None:
-    with pytest.raises(RuntimeError, match="the belt came off"):
+    with pytest.raises(CannotStart, match="cannot be made: RuntimeError: the belt") as caught:
         gather(plan(RUN, {(0, 0): ("raise", MAKE)}), 1)
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 
 def test_an_environment_whose_first_reset_failed_is_closed_with_the_collection() -> None:
@@ -224,7 +225,7 @@ def test_an_action_that_is_not_finite_is_no_fault_of_the_environment() -> None:
 
 def test_without_a_budget_errors_are_raised() -> None:
     env = OneStream(FaultyAdapter(plan(RUN, {(0, 0): ("nan", 1)})), RUN)
-    with pytest.raises(SimulatorFault, match="the reward is nan"):
+    with pytest.raises(SimulatorFault, match="reward after agent step 1 is nan"):
         env.rollout(3)
     env.close()
 
@@ -234,7 +235,7 @@ def test_without_a_budget_errors_are_raised() -> None:
 
 FAULTS = st.dictionaries(
     st.tuples(st.just(0), st.integers(0, 5)),
-    st.tuples(st.sampled_from(["raise", "shape"]), st.integers(RESET, 6)),
+    st.tuples(st.sampled_from(["raise", "no signal"]), st.integers(RESET, 6)),
     max_size=4,
 )
 
@@ -338,8 +339,9 @@ def test_what_goes_wrong_in_a_process_arrives_here() -> None:
             env.reset(seed=seed)
         with pytest.raises(EnvFault, match=kinds[kind]) as caught:
             env.reset(seed=seed) if at == RESET else env.step(np.zeros(2, np.float32))
-        says = kind in ("lost", "shape", "dtype", "no key")
-        assert caught.value.restart_helps == (True if says else None)
+        assert caught.value.restart_helps == (True if kind == "lost" else None)
+        misdeclared = kind in ("shape", "dtype", "no key")
+        assert (caught.value.exit_code == ExitCode.BAD_INPUT) == misdeclared
     # The process outlived all of that; now it is killed.
     env.reset(seed=77)
     with pytest.raises(EnvironmentLost, match=r"the process of counter/faulty died \(exit code -9"):

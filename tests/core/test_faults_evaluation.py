@@ -31,7 +31,7 @@ def test_an_evaluation_plays_a_failed_episode_again() -> None:
     assert [episode.length for episode in result.episodes] == [6, 6, 6]
     assert result.failed == 0
     assert [report.place for report in told] == ["evaluation"]
-    assert "the reward is nan" in told[0].what
+    assert "reward after agent step 2 is nan" in told[0].what
 
 
 def test_an_error_of_the_agent_is_no_fault_of_the_evaluation_environment(

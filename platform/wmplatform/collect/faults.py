@@ -3,18 +3,15 @@
 This file imports no torch: environment workers stay small.
 """
 
-import math
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import gymnasium
 
-from wmplatform.envs import SimulatorFault
+from wmplatform.envs import CannotStart
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.interfaces.env_adapter import EnvSpec
+from wmplatform.interfaces.env_adapter import EnvAdapter
 
 __all__ = [
     "CollectionStopped",
@@ -24,8 +21,8 @@ __all__ = [
     "FaultBudgetSpent",
     "FaultReport",
     "describe_error",
+    "make_env",
     "recoverable",
-    "refuse_unfit",
 ]
 
 
@@ -127,16 +124,36 @@ class FaultBudget:
         return FaultBudgetSpent(report, self.limit, self.window)
 
 
-def recoverable(error: Exception, *, made: bool) -> bool:
+def make_env(adapter: EnvAdapter, seed: int) -> gymnasium.Env[Any, Any]:
+    """Make an environment.
+
+    Raises:
+        CannotStart: its constructor raised something else than a `PlatformError`.
+        PlatformError: as the adapter says.
+    """
+    try:
+        return adapter.make(seed)
+    except PlatformError:
+        raise
+    except Exception as error:
+        raise CannotStart(adapter.name, _in_one_line(error)) from error
+
+
+def recoverable(error: Exception, *, made: bool, played: bool) -> bool:
     """Whether another environment may do better than the one that raised.
+
+    What never worked is a mistake to be mended, and no accident.
 
     Args:
         error: what it raised. It may say so itself, by an attribute `restart_helps`.
-        made: whether an environment of this adapter could be made before. What cannot even be
-            made the first time is a mistake to be mended, and no accident.
+        made: whether an environment of this adapter could be made before.
+        played: whether one has taken a step, be it before a resume. That much is asked for where
+            the exit code of the error blames the configuration.
     """
     helps: bool | None = getattr(error, "restart_helps", None)
-    return made if helps is None else helps
+    if helps is not None:
+        return helps
+    return played if getattr(error, "exit_code", None) is ExitCode.BAD_INPUT else made
 
 
 def describe_error(error: Exception) -> str:
@@ -144,31 +161,6 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, EnvFault):
         return error.line
     return _in_one_line(error)
-
-
-def refuse_unfit(
-    spec: EnvSpec, observation: Mapping[str, NDArray[Any]], reward: float = 0.0
-) -> None:
-    """Look at what no record may hold; cheap enough for every step.
-
-    Raises:
-        SimulatorFault: the reward or a float observation is not finite, or an observation is
-            missing or has another shape or dtype than declared.
-    """
-    if not math.isfinite(reward):
-        raise SimulatorFault(f"the reward is {reward}", key="reward")
-    for key, declared in spec.observations.items():
-        value = observation.get(key)
-        if value is None:
-            raise SimulatorFault(f"{key} is missing", key=key)
-        if value.shape != declared.shape or value.dtype != declared.dtype:
-            raise SimulatorFault(
-                f"{key} is {value.dtype} {value.shape} instead of "
-                f"{declared.dtype} {declared.shape}",
-                key=key,
-            )
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise SimulatorFault(f"{key} is not finite", key=key)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -16,8 +16,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from wmplatform.collect.faults import EnvFault, refuse_unfit
-from wmplatform.envs import EnvironmentLost, Observation, action_space, observation_space
+from wmplatform.collect.faults import EnvFault, make_env
+from wmplatform.envs import Edge, EnvironmentLost, Observation, action_space, observation_space
 from wmplatform.interfaces.env_adapter import Diagnosis, EnvAdapter, EnvSpec
 
 __all__ = ["IsolatedAdapter", "IsolatedEnv", "Isolation", "StartMethod"]
@@ -221,7 +221,9 @@ class _Inside(gymnasium.Env[Observation, Any]):
         self._adapter, self._seed, self._spec = adapter, seed, adapter.spec()
         self.observation_space: spaces.Space[Any] = observation_space(self._spec)
         self.action_space = action_space(self._spec.action)
+        self._edge = Edge(self._spec, adapter.name)
         self._env: gymnasium.Env[Any, Any] | None = None
+        self._length = 0
 
     def start(self) -> EnvFault | None:
         """Make the environment; return what went wrong."""
@@ -230,7 +232,7 @@ class _Inside(gymnasium.Env[Observation, Any]):
         # NumPy's global state comes from the fork server, the same for all environments.
         np.random.seed(self._seed)  # noqa: NPY002 - simulators may use it
         try:
-            self._env = self._adapter.make(self._seed)
+            self._env = make_env(self._adapter, self._seed)
         except Exception as error:  # noqa: BLE001 - goes on in the other process
             return EnvFault(error)
         return None
@@ -241,8 +243,8 @@ class _Inside(gymnasium.Env[Observation, Any]):
         assert self._env is not None
         try:
             observation, info = self._env.reset(seed=seed)
-            refuse_unfit(self._spec, observation)
-            return observation, self._signals(info)
+            self._length = 0
+            return self._edge.observation(observation, 0), self._signals(info)
         except Exception as error:  # noqa: BLE001 - goes on in the other process
             return self._nothing(), {_ERROR: EnvFault(error)}
 
@@ -251,9 +253,10 @@ class _Inside(gymnasium.Env[Observation, Any]):
         command = int(action) if self._spec.action.kind == "discrete" else action
         try:
             observation, reward, terminated, truncated, info = self._env.step(command)
-            refuse_unfit(self._spec, observation, float(reward))
-            signals = self._signals(info)
-            return observation, float(reward), bool(terminated), bool(truncated), signals
+            self._length += 1
+            reward = self._edge.reward(reward, self._length)
+            observation = self._edge.observation(observation, self._length)
+            return observation, reward, bool(terminated), bool(truncated), self._signals(info)
         except Exception as error:  # noqa: BLE001 - goes on in the other process
             return self._nothing(), 0.0, False, True, {_ERROR: EnvFault(error)}
 

@@ -17,10 +17,11 @@ from wmplatform.collect.faults import (
     FaultBudgetSpent,
     FaultReport,
     describe_error,
+    make_env,
     recoverable,
-    refuse_unfit,
 )
 from wmplatform.collect.isolated import IsolatedEnv
+from wmplatform.envs import Edge
 from wmplatform.interfaces.env_adapter import EnvAdapter
 
 __all__ = ["IS_INIT", "LOST", "SPENT", "Outcome", "Snapshot", "StreamEnv", "episode_seed"]
@@ -106,6 +107,7 @@ class StreamEnv:
         """What the next reset goes on from."""
         self._stream = stream
         self._adapter = adapter
+        self._edge = Edge(self.spec, adapter.name)
         self._budget = budget
         self._env: gymnasium.Env[Any, Any] | None = None
         self._made = False
@@ -197,11 +199,10 @@ class StreamEnv:
         seed = episode_seed(self.run_seed, self._stream, self._episode)
         self._actions, self._length = [], 0
         if self._env is None:
-            self._env = self._adapter.make(seed)
+            self._env = make_env(self._adapter, seed)
             self._made = True
         observation, info = self._env.reset(seed=seed)
-        refuse_unfit(self.spec, observation)
-        self.last = self._gather(observation, info, is_init=True)
+        self.last = self._gather(self._edge.observation(observation, 0), info, is_init=True)
 
     def _play(self) -> Outcome:
         """Play what `send` took."""
@@ -209,12 +210,14 @@ class StreamEnv:
         assert env is not None, "reset comes first"
         played = env.step_wait() if isinstance(env, IsolatedEnv) else env.step(self._command())
         observation, reward, terminated, truncated, info = played
-        refuse_unfit(self.spec, observation, float(reward))
+        number = self._length + 1
+        reward = self._edge.reward(reward, number)
+        observation = self._edge.observation(observation, number)
         self.last = self._gather(observation, info, is_init=False)
-        self._length += 1
+        self._length = number
         if self.spec.deterministic:
             self._actions.append(self._action)
-        return Outcome(float(reward), bool(terminated), bool(truncated))
+        return Outcome(reward, bool(terminated), bool(truncated))
 
     def _guarded(self, play: Callable[[], _T]) -> _T | None:
         """Play; None where the environment failed, which is closed and noted then.
@@ -225,7 +228,8 @@ class StreamEnv:
         try:
             return play()
         except Exception as error:
-            if self._budget is None or not recoverable(error, made=self._made):
+            played = self._agent_steps > 0
+            if self._budget is None or not recoverable(error, made=self._made, played=played):
                 raise
             self._give_up(self._budget, error)
             return None

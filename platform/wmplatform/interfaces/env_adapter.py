@@ -11,7 +11,9 @@ from typing import Literal
 import gymnasium
 import numpy as np
 
-__all__ = ["ActionSpec", "ArraySpec", "Diagnosis", "EnvAdapter", "EnvSpec"]
+from wmplatform.errors import ExitCode, PlatformError
+
+__all__ = ["ActionSpec", "ArraySpec", "BadSpec", "Diagnosis", "EnvAdapter", "EnvSpec"]
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,19 @@ class ActionSpec:
     kind: Literal["continuous", "discrete"] = "continuous"
 
 
+class BadSpec(PlatformError):
+    """An environment declares what the platform cannot take."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
 @dataclass(frozen=True)
 class EnvSpec:
-    """What the rest of the platform needs to know of an environment, known without starting it."""
+    """What the rest of the platform needs to know of an environment, known without starting it.
+
+    Raises:
+        BadSpec: a picture is declared as floats.
+    """
 
     observations: Mapping[str, ArraySpec]
     """Observation keys; images are uint8 `[C, H, W]`. At least one, usually `pixels`."""
@@ -51,6 +63,16 @@ class EnvSpec:
     sums them up."""
     deterministic: bool = True
     """The same seed and the same actions give the same episode, bit for bit."""
+
+    def __post_init__(self) -> None:
+        for key, array in self.observations.items():
+            if len(array.shape) == 3 and np.dtype(array.dtype).kind == "f":
+                raise BadSpec(
+                    f"{key} is declared as {array.dtype} {array.shape}; pictures are uint8 "
+                    "[C, H, W], which replay stores and encoders turn into floats",
+                    hint="declare uint8 and give (255 * picture).round().astype(numpy.uint8), "
+                    "channels first; flatten what is no picture",
+                )
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,8 @@ class DMControlSimulator(Simulator):
         self._observation = moment.observation
         terminated = bool(moment.last() and moment.discount == 0)
         out_of_time = self._frame_limit is not None and self.frames >= self._frame_limit
-        return Frame(
-            float(moment.reward), terminated, not terminated and (moment.last() or out_of_time)
-        )
+        truncated = not terminated and (moment.last() or out_of_time)
+        return Frame(moment.reward, terminated, truncated)
 
     def observe(self) -> Mapping[str, NDArray[Any]]:
         """Render the scene; `state` holds the task's own observations in a row."""

@@ -58,8 +58,9 @@ class GymSimulator(Simulator):
 
     def advance(self, action: Any) -> Frame:
         """Take one step of the environment."""
+        reward: Any  # whatever it is; what is no number is refused by its name
         _, reward, terminated, truncated, _ = self._env.step(self._native(action))
-        return Frame(float(reward), bool(terminated), bool(truncated))
+        return Frame(reward, bool(terminated), bool(truncated))
 
     def observe(self) -> Mapping[str, NDArray[Any]]:
         """Render, crop and shrink."""

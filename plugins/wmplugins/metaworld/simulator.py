@@ -57,7 +57,7 @@ class MetaWorldSimulator(Simulator):
     def advance(self, action: Any) -> Frame:
         """Simulate one control period of 12.5 ms; no task terminates."""
         self._state, reward, _, _, info = self._env.step(action)
-        return Frame(reward=float(reward), signals={"success": float(info["success"])})
+        return Frame(reward, signals={"success": float(info["success"])})
 
     def observe(self) -> Mapping[str, NDArray[Any]]:
         """Render the scene; `state` is Meta-World's own vector of 39 numbers."""
