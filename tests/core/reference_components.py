@@ -25,6 +25,7 @@ from wmplatform.interfaces import (
     ContextEncoder,
     Decoder,
     Explorer,
+    Head,
     Intrinsic,
     LossBalancer,
     Objective,
@@ -36,18 +37,21 @@ from wmplatform.interfaces import (
 from wmplatform.types import (
     ActionSpec,
     ArraySpec,
+    Batch,
     Context,
     Distribution,
     Features,
     FeatureSpec,
     Metrics,
     Mode,
+    Target,
 )
 
 __all__ = [
     "ActorCritic",
     "BonusExplorer",
     "ContextDecoder",
+    "InverseHead",
     "LearnedBalancer",
     "LinearContinueHead",
     "LinearEncoder",
@@ -131,6 +135,34 @@ class OptionalContextDecoder(ContextDecoder):
         if context is None:
             return {"pixels": UnitNormal(self.image(features), 3)}
         return super().forward(features, context)
+
+
+class InverseHead(Head):
+    """The embeddings before and after predict the action between them: a vector."""
+
+    view: str = "embeds"
+    timing = "transition"
+
+    def __init__(self, features: FeatureSpec) -> None:
+        super().__init__()
+        assert isinstance(features, Mapping)
+        width, action = self.part(features["before"]).shape[0], features["action"]
+        assert isinstance(action, ArraySpec)
+        self.linear = nn.Linear(2 * width, action.shape[0])
+
+    def forward(self, features: Features) -> Distribution:
+        return UnitNormal(self.change(features), event_dims=1)
+
+    def change(self, features: Any) -> Tensor:
+        pair = [self.part(features[when]) for when in ("before", "after")]
+        x: Tensor = self.linear(torch.cat(pair, -1))
+        return x
+
+    def part(self, features: Any) -> Any:
+        return features["embed"]
+
+    def target(self, batch: Batch) -> Target:
+        return Target(batch["action"])
 
 
 class RandomFrame(ContextEncoder):

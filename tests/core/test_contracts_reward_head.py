@@ -1,5 +1,7 @@
 """The laws of Head on every registered head, and the checker on broken ones."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from wmplatform.interfaces import Head, RewardHead
 from wmplatform.types import ArraySpec, Batch, Distribution, Features, FeatureSpec, Target
 
 from .mutants.heads import MUTANTS
-from .reference_components import LinearContinueHead, LinearRewardHead
+from .reference_components import InverseHead, LinearContinueHead, LinearRewardHead
 from .subjects import Subject, holds, subjects
 
 
@@ -49,26 +51,6 @@ class TransitionHead(RewardHead):
         return Target(batch["reward"].float())
 
 
-class InverseHead(Head):
-    """The embeddings before and after predict the action between them: a vector."""
-
-    view, timing = "embeds", "transition"
-
-    def __init__(self, features: FeatureSpec) -> None:
-        super().__init__()
-        assert isinstance(features, dict)
-        embed, action = features["before"]["embed"], features["action"]
-        self.linear = nn.Linear(2 * embed.shape[0], action.shape[0])
-
-    def forward(self, features: Features) -> Distribution:
-        assert isinstance(features, dict)
-        pair = [features["before"]["embed"], features["after"]["embed"]]
-        return UnitNormal(self.linear(torch.cat(pair, -1)), event_dims=1)
-
-    def target(self, batch: Batch) -> Target:
-        return Target(batch["action"])
-
-
 every_head = subjects(
     "heads", LinearRewardHead, LinearContinueHead, DepartureHead, FrozenLatentHead
 )
@@ -100,6 +82,10 @@ def test_laws_hold(
     holds(laws.law_3_target_keeps_time, head, length=length, t=t, seed=seed)
     holds(laws.law_3_target_reads_its_row_only, head, row=seed % 3, seed=seed)
     holds(laws.law_5_gradients_reach_features_and_parameters, head, features, seed=seed)
+    holds(laws.law_6_does_not_read_its_answer, head, features, seed=seed)
+    holds(laws.law_7_rows_do_not_mix_in_training, head, features, row=seed % 4, seed=seed)
+    holds(laws.law_8_the_class_says_what_is_read, head)
+    holds(laws.law_9_state_is_checkpointed, subject.make, features, seed=seed)
 
 
 @every_head
@@ -114,6 +100,41 @@ def test_heads_learn(subject: Subject, length: int, seed: int) -> None:
 @every_head
 def test_checker_passes(subject: Subject) -> None:
     assert check("heads", subject.component).ok
+
+
+class BatchNormHead(LinearRewardHead):
+    """Normalises over the batch in training, and says so."""
+
+    batch_statistics = True
+
+    def __init__(self, features: FeatureSpec) -> None:
+        super().__init__(features)
+        self.norm = nn.BatchNorm1d(12)
+
+    def forward(self, features: Features) -> Distribution:
+        assert isinstance(features, torch.Tensor)
+        flat = features.reshape(-1, features.shape[-1])
+        return super().forward(self.norm(flat).view_as(features))
+
+
+class PriorHead(InverseHead):
+    """The state before an action predicts it: a policy by another name."""
+
+    view, timing = "policy", "departure"
+
+    def change(self, features: Any) -> torch.Tensor:
+        return super().change({"before": features, "after": features})
+
+    def part(self, features: Any) -> Any:
+        return features
+
+    def __init__(self, features: FeatureSpec) -> None:
+        super().__init__({"before": features, "action": ArraySpec((3,)), "after": features})
+
+
+@pytest.mark.parametrize("head", [BatchNormHead, PriorHead])
+def test_heads_may_declare_what_they_are(head: type[Head]) -> None:
+    assert check("heads", head).ok
 
 
 @pytest.mark.parametrize("head", [TransitionHead, InverseHead])
