@@ -10,21 +10,31 @@ This file imports no torch: environment workers stay small.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.edge import Edge, Observation
+from wmplatform.env_errors import (
+    BadAction,
+    CannotStart,
+    EnvError,
+    EnvironmentLost,
+    EpisodeOver,
+    Misdeclared,
+    MissingSimulator,
+    SimulatorFault,
+    UnknownTask,
+)
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvSpec
 from wmplatform.sums import REDUCTIONS, plain_sum
 
 __all__ = [
     "BadAction",
     "CannotStart",
-    "Edge",
     "EnvError",
     "EnvironmentLost",
     "EpisodeOver",
@@ -39,122 +49,6 @@ __all__ = [
     "from_unit",
     "observation_space",
 ]
-
-Observation: TypeAlias = dict[str, NDArray[Any]]
-
-
-class EnvError(PlatformError):
-    """Base of what goes wrong while an episode is played.
-
-    Args:
-        what: what happened, in one line that names the environment.
-        env: readable name of the environment.
-        key: record key of the offending value; empty where there is none.
-        agent_step: number of the step within the episode; 0 is the reset.
-        hint: what to do; the class has a default.
-    """
-
-    default_hint = ""
-    restart_helps: bool | None = False
-    """Whether another environment and another episode may do better; a run then goes on. None is
-    yes once an environment has been played."""
-    env: str
-    key: str
-    agent_step: int
-
-    # Vector environments raise a worker's error again as `type(error)(error)`.
-    def __init__(
-        self,
-        what: "str | EnvError",
-        *,
-        env: str = "",
-        key: str = "",
-        agent_step: int = 0,
-        hint: str = "",
-    ) -> None:
-        if isinstance(what, EnvError):
-            env, key, agent_step, hint = what.env, what.key, what.agent_step, what.hint
-            what = what.what
-        self.env, self.key, self.agent_step = env, key, agent_step
-        super().__init__(what, hint=hint or self.default_hint)
-
-
-class EpisodeOver(EnvError):
-    """A step where there is no episode: before a reset, after the end, after `close`."""
-
-    default_hint = "call reset() first, on an environment that is not closed"
-
-
-class BadAction(EnvError):
-    """An action that the environment cannot take: not finite, of the wrong shape, out of range."""
-
-    default_hint = "a value that is not finite usually comes from a policy that has diverged"
-
-
-class SimulatorFault(EnvError):
-    """A simulator gave a value that no record may hold."""
-
-    restart_helps: bool | None = True
-    default_hint = (
-        "the simulation became unstable or its adapter is wrong; "
-        "`wmplatform check env` finds the second"
-    )
-
-
-class Misdeclared(SimulatorFault):
-    """An environment gives something else than its `spec()` declares.
-
-    Before the first step it cannot be used as it is configured. Later, it is a fault like others.
-    """
-
-    exit_code = ExitCode.BAD_INPUT
-    restart_helps = None
-    default_hint = (
-        "give what spec() declares, or declare what is given; a picture is uint8, 0 to 255: "
-        "(255 * picture).round().astype(numpy.uint8)"
-    )
-
-
-class EnvironmentLost(EnvError):
-    """A simulator does not answer any more: its connection broke, its process died, it hangs.
-
-    An adapter raises it from `make`, `reset` or `step` (in a `Simulator`: from `reset`, `advance`
-    or `observe`) after it has tried what it can itself. The episode ends as truncated, this
-    environment is closed, and another one is made for the next episode.
-    """
-
-    exit_code = ExitCode.ENVIRONMENT
-    restart_helps = True
-    default_hint = "look at the simulator's own log; the run goes on with a new environment"
-
-
-class CannotStart(PlatformError):
-    """An environment could not even be made.
-
-    Args:
-        name: of the environment.
-        error: what its constructor raised, in one line.
-    """
-
-    exit_code = ExitCode.BAD_INPUT
-
-    def __init__(self, name: str, error: str) -> None:
-        self.name, self.error = name, error
-        hint = "look at its settings; `wmplatform check env` plays it alone"
-        super().__init__(f"{name} cannot be made: {error}", hint=hint)
-
-
-class MissingSimulator(PlatformError):
-    """A simulator, or a library that it needs, is not installed or not reachable."""
-
-    exit_code = ExitCode.ENVIRONMENT
-    restart_helps = False
-
-
-class UnknownTask(PlatformError):
-    """An adapter was asked for a task that its simulator does not have."""
-
-    exit_code = ExitCode.BAD_INPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,115 +88,6 @@ class Simulator(ABC):
 
     def close(self) -> None:  # noqa: B027 - optional: many simulators hold nothing
         """Free what the simulator holds; called once."""
-
-
-class Edge:
-    """Where what an environment gives comes in: nothing that is not declared gets past it.
-
-    Floats are rounded to the declared float dtype and integers widened; nothing else is cast.
-    Pictures of 0..1 would be black as uint8.
-
-    Args:
-        spec: what the adapter declares.
-        name: of the environment, for messages.
-    """
-
-    def __init__(self, spec: EnvSpec, name: str) -> None:
-        self.name = name
-        arrays = spec.observations.items()
-        self._declared = [(key, each.shape, np.dtype(each.dtype)) for key, each in arrays]
-
-    def observation(self, given: object, agent_step: int, *, copy: bool = False) -> Observation:
-        """Return the declared arrays, contiguous.
-
-        Args:
-            given: what the environment gave.
-            agent_step: within the episode; 0 is the reset.
-            copy: give each array memory of its own.
-
-        Raises:
-            Misdeclared: an array is missing, or has another shape or dtype.
-            SimulatorFault: a float array is not finite.
-        """
-        if type(given) is not dict and not isinstance(given, Mapping):
-            what = f"is a {type(given).__name__}, not a dict of arrays"
-            raise self._error(Misdeclared, "observation", what, agent_step)
-        found = {}
-        for key, shape, dtype in self._declared:
-            array: Any = given.get(key)
-            if not (type(array) is np.ndarray and array.dtype == dtype and array.shape == shape):
-                array = self._cast(key, array, shape, dtype, agent_step)
-            if dtype.kind == "f" and not np.isfinite(array).all():
-                raise self._error(SimulatorFault, key, "is not finite", agent_step)
-            found[key] = np.array(array, order="C", copy=copy or None)
-        return found
-
-    def reward(self, given: object, agent_step: int) -> float:
-        """Return a reward as a float.
-
-        Args:
-            given: a number, or an array of shape `()`.
-            agent_step: within the episode.
-
-        Raises:
-            Misdeclared: it is no number.
-            SimulatorFault: it is not finite, or would not be as float32, which records hold.
-        """
-        reward = given if type(given) is float else self._number(given, agent_step)
-        if not -_LARGEST <= reward <= _LARGEST:
-            what, hint = f"is {reward}", ""
-            if np.isfinite(reward):
-                what += ", infinite as the float32 that records hold"
-                hint = "scale rewards in the adapter"
-            raise self._error(SimulatorFault, "reward", what, agent_step, hint)
-        return reward
-
-    def _cast(
-        self, key: str, given: object, shape: tuple[int, ...], dtype: np.dtype[Any], agent_step: int
-    ) -> NDArray[Any]:
-        if not isinstance(given, np.ndarray):
-            what = "is missing" if given is None else f"is a {type(given).__name__}, not an array"
-            raise self._error(Misdeclared, key, what, agent_step)
-        if given.shape != shape or not _rounds_or_widens(given.dtype, dtype):
-            what = f"is {_described(given)} instead of {dtype} {shape}"
-            raise self._error(Misdeclared, key, what, agent_step)
-        with np.errstate(over="ignore"):  # what is infinite then is refused
-            return given.astype(dtype)
-
-    def _number(self, given: object, agent_step: int) -> float:
-        if isinstance(given, np.ndarray) and given.shape == ():
-            given = given[()]
-        if isinstance(given, float | int | np.floating | np.integer) and type(given) is not bool:
-            return float(given)
-        what = f"is {given!r}, not a number"
-        if isinstance(given, np.ndarray):
-            what = f"is {_described(given)}, not one number"
-        raise self._error(Misdeclared, "reward", what, agent_step, _REWARD)
-
-    def _error(
-        self, kind: type[EnvError], key: str, what: str, agent_step: int, hint: str = ""
-    ) -> EnvError:
-        when = f"after agent step {agent_step}" if agent_step else "at the reset"
-        message = f"{self.name}: {key} {when} {what}"
-        return kind(message, env=self.name, key=key, agent_step=agent_step, hint=hint)
-
-
-_REWARD = "a step's reward is one finite number, such as a float"
-_LARGEST = float(np.finfo(np.float32).max)
-
-
-def _rounds_or_widens(given: np.dtype[Any], declared: np.dtype[Any]) -> bool:
-    if given == declared or given.kind == declared.kind == "f":
-        return True
-    return given.kind in "iu" and declared.kind in "iu" and np.can_cast(given, declared, "safe")
-
-
-def _described(array: NDArray[Any]) -> str:
-    """Dtype, shape, and the range of the values, which tells what an array is."""
-    text = f"{array.dtype} {array.shape}"
-    if array.size and array.dtype.kind in "biuf":
-        text += f" with values from {float(array.min()):g} to {float(array.max()):g}"
-    return text
 
 
 class PlatformEnv(gymnasium.Env[Observation, Any]):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from wmplatform.agent import Agent
 from wmplatform.collect.faults import FaultReport, describe_error, make_env, recoverable
-from wmplatform.envs import Edge
+from wmplatform.edge import Edge
 from wmplatform.errors import PlatformError
 from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.logging import RunLogger

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from wmplatform.collect import Collection, EnvFault, FaultBudgetSpent, IsolatedEnv, Isolation
 from wmplatform.collect.torch_envs import OneStream, VectorStreams
-from wmplatform.envs import CannotStart, Edge, Frame, Misdeclared, PlatformEnv, SimulatorFault
+from wmplatform.edge import Edge
+from wmplatform.envs import CannotStart, Frame, Misdeclared, PlatformEnv, SimulatorFault
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvAdapter, EnvSpec

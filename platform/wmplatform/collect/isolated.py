@@ -17,7 +17,8 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from wmplatform.collect.faults import EnvFault, make_env
-from wmplatform.envs import Edge, EnvironmentLost, Observation, action_space, observation_space
+from wmplatform.edge import Edge, Observation
+from wmplatform.envs import EnvironmentLost, action_space, observation_space
 from wmplatform.interfaces.env_adapter import Diagnosis, EnvAdapter, EnvSpec
 
 __all__ = ["IsolatedAdapter", "IsolatedEnv", "Isolation", "StartMethod"]

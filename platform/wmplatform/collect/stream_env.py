@@ -21,7 +21,7 @@ from wmplatform.collect.faults import (
     recoverable,
 )
 from wmplatform.collect.isolated import IsolatedEnv
-from wmplatform.envs import Edge
+from wmplatform.edge import Edge
 from wmplatform.interfaces.env_adapter import EnvAdapter
 
 __all__ = ["IS_INIT", "LOST", "SPENT", "Outcome", "Snapshot", "StreamEnv", "episode_seed"]
