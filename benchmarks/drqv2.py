@@ -35,7 +35,7 @@ from wmplatform.config import load
 from wmplatform.training.launch import choose_device
 from wmplatform.training.learner import Learner
 from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
-from wmplugins.drqv2.noise import NoisyMean
+from wmplugins.blocks import NoisyMean
 
 
 class PlainUpdate:

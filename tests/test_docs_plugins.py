@@ -3,6 +3,7 @@
 The platform is the installed wheel, and no folder is the checkout's.
 """
 
+import importlib
 import json
 import os
 import re
@@ -57,7 +58,9 @@ def test_the_encoder_passes_with_the_report_shown(site: Path) -> None:
     assert wmplatform(site, "check", "encoders", "patches") == shown
 
 
-@pytest.mark.parametrize(("group", "name"), [("dynamics", "guess"), ("env", "corridor")])
+@pytest.mark.parametrize(
+    ("group", "name"), [("dynamics", "guess"), ("env", "corridor"), ("heads", "ensemble")]
+)
 def test_the_other_components_pass(site: Path, group: str, name: str) -> None:
     report = wmplatform(site, "check", group, name)
     assert "passed" in report
@@ -88,6 +91,19 @@ def test_the_experiment_is_described_from_an_empty_folder(site: Path, tmp_path: 
     described = run([*CLI, *command.split(), "--json"], cwd=tmp_path, path=[site])
     assert json.loads(described)["components"]["encoder"]["name"] == "patches"
     assert json.loads(described)["components"]["encoder"]["distribution"] == "acme-wm"
+
+
+def test_the_guide_lists_every_building_block_where_it_is() -> None:
+    section = GUIDE.partition("\n## Building blocks\n")[2].partition("\n```")[0]
+    blocks, core = (
+        re.findall(r"^\| (.*)", half, re.MULTILINE) for half in section.split("From the core:")
+    )
+    listed = [name for row in blocks for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sorted(importlib.import_module("wmplugins.blocks").__all__)
+    rows = [re.findall(r"`([\w.]+)`", row) for row in core if "`" in row]
+    assert len(rows) == 5
+    for module, *names in rows:
+        assert set(names) <= set(importlib.import_module(module).__all__), module
 
 
 def test_every_law_message_of_the_guide_is_one_that_the_checks_give() -> None:

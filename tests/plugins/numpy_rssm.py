@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from wmplugins.dreamer.cell import RSSMCell
+from wmplugins.blocks import RSSMCell
 
 from . import dreamer_reference as ref
 

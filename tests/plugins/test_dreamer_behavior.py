@@ -1,30 +1,22 @@
 """Learning in imagination: returns, losses, gradients, order and targets."""
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from torch import Tensor, nn
-from torchrl.objectives.value.functional import td_lambda_return_estimate
+from torch import Tensor
 
 from wmplatform.agent import Agent
 from wmplatform.interfaces import Update
 from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
 from wmplatform.world_model import WorldModel
-from wmplugins.dreamer.behavior import (
-    Actor,
-    ImaginationActorCritic,
-    discount_weights,
-    frozen,
-    lambda_return,
-)
+from wmplugins.blocks import discount_weights, lambda_return
+from wmplugins.dreamer.behavior import ImaginationActorCritic
 from wmplugins.dreamer.decoders import CNNDecoder, ResNetDecoder
 from wmplugins.dreamer.encoders import CNNEncoder, ResNetEncoder
 from wmplugins.dreamer.explorers import Sampling
@@ -37,63 +29,6 @@ from . import dreamer_reference as ref
 REWARD = torch.tensor([[1.0, 0.0, 2.0, -1.0]])
 VALUE = torch.tensor([[10.0, 8.0, 6.0, 4.0]])
 DISCOUNT = torch.full((1, 4), 0.99)
-
-
-# Returns
-
-
-def test_returns_of_a_known_rollout() -> None:
-    returns = lambda_return(REWARD, VALUE, DISCOUNT, 0.95)
-    assert_allclose(returns, [[6.94718839, 5.90238, 5.96]], atol=1e-5)
-    assert_allclose(discount_weights(DISCOUNT), [[1, 0.99, 0.9801, 0.970299]], atol=1e-6)
-
-
-def test_returns_end_where_the_discount_is_zero() -> None:
-    discount = DISCOUNT.clone()
-    discount[0, 1] = 0
-    returns = lambda_return(REWARD, VALUE, discount, 0.95)
-    assert_allclose(returns, [[1.396, 0.0, 5.96]], atol=1e-5)
-    assert_allclose(discount_weights(discount), [[1, 0.99, 0, 0]], atol=1e-6)
-
-
-@given(st.integers(0, 2**16), st.integers(2, 16), st.floats(0, 1))
-def test_returns_against_numpy(seed: int, length: int, lam: float) -> None:
-    rng = np.random.default_rng(seed)
-    reward, value = rng.normal(size=(2, length, 3)) * 10
-    discount = rng.uniform(size=(length, 3)) * (rng.uniform(size=(length, 3)) > 0.2)
-    expected = ref.lambda_return(reward, value, discount, lam)
-    inputs = (torch.tensor(x, dtype=torch.float32).T for x in (reward, value, discount))
-    assert_allclose(lambda_return(*inputs, lam), expected.T, rtol=1e-4, atol=1e-4)
-    weights = discount_weights(torch.tensor(discount.T))
-    assert_allclose(weights, ref.weights(discount).T, rtol=1e-5, atol=1e-7)
-
-
-def test_returns_against_torchrl() -> None:
-    """TorchRL pairs a reward with the state after it; ours belongs to its own state."""
-    reward, value = torch.randn(2, 7, 16) * 5
-    done = torch.zeros(7, 15, 1, dtype=torch.bool)
-    theirs = td_lambda_return_estimate(
-        gamma=0.99,
-        lmbda=0.95,
-        next_state_value=value[:, 1:, None],
-        reward=reward[:, :-1, None],
-        done=done,
-        terminated=done,
-    )
-    ours = lambda_return(reward, value, torch.full((7, 16), 0.99), 0.95)
-    assert_allclose(ours, theirs[..., 0], rtol=1e-5, atol=1e-5)
-
-
-def test_return_gradients_follow_the_recursion() -> None:
-    reward, value = (torch.randn(2, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    discount = torch.rand(2, 6, dtype=torch.float64, requires_grad=True)
-    function = partial(lambda_return, lambda_=0.95)
-    assert torch.autograd.gradcheck(function, (reward, value, discount))
-
-
-def test_weights_are_detached() -> None:
-    assert not discount_weights(DISCOUNT.requires_grad_()).requires_grad
-    DISCOUNT.requires_grad_(False)
 
 
 # Losses
@@ -179,49 +114,6 @@ def test_auto_means_dynamics_for_continuous_and_reinforce_for_discrete_actions()
         assert made.needs_differentiable_rollout == (expected == "dynamics")
 
 
-# Actor
-
-
-def actor(size: int, kind: str = "continuous", inputs: int = 2048, units: int = 400) -> Actor:
-    return Actor(
-        inputs,
-        ActionSpec(size, kind),
-        layers=4,
-        units=units,
-        norm="none",
-        act="elu",
-        min_std=0.1,
-        init_std=0.0,
-        fp32=True,
-    )
-
-
-@pytest.mark.parametrize(("size", "expected"), [(2, 1_302_404), (4, 1_304_008), (6, 1_305_612)])
-def test_actor_counts(size: int, expected: int) -> None:
-    assert sum(p.numel() for p in actor(size).parameters()) == expected
-
-
-def test_actor_outputs_are_initialised_as_two_layers() -> None:
-    out = actor(4).mlp.out
-    assert out.weight.shape == (8, 400)
-    for half in out.weight.detach().chunk(2):
-        bound = math.sqrt(6 / 404)
-        assert 0.99 * bound < float(half.abs().max()) <= bound * (1 + 1e-6)
-    assert (out.bias == 0).all()
-
-
-def test_actor_distribution_of_known_outputs() -> None:
-    dist = actor(2, inputs=3, units=4).distribution(torch.tensor([0.5, -2.0, 0.0, -3.0]))
-    assert_allclose(dist.mode, [0.46211716, -0.96402758], atol=1e-6)
-    assert_allclose(dist.log_prob(torch.tensor([0.3, -0.8])), -0.08890194, atol=1e-5)
-
-
-def test_scale_starts_at_1_1_and_stays_between_0_1_and_2_1() -> None:
-    made = actor(1, inputs=3, units=4)
-    for raw, expected in ((0.0, 1.1), (-100.0, 0.1), (100.0, 2.1)):
-        assert_allclose(made.distribution(torch.tensor([0.0, raw])).scale, [expected], rtol=1e-5)
-
-
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 def test_the_slow_critic_equals_the_critic_of_a_new_agent(fraction: float) -> None:
     agent = tiny_agent(slow_target_fraction=fraction)
@@ -231,21 +123,6 @@ def test_the_slow_critic_equals_the_critic_of_a_new_agent(fraction: float) -> No
 
 
 # Gradients and targets
-
-
-def test_frozen_modules_thaw_even_after_an_error() -> None:
-    layer = nn.Linear(2, 2)
-    layer.bias.requires_grad_(False)
-
-    def fail() -> None:
-        with frozen(layer):
-            assert not any(p.requires_grad for p in layer.parameters())
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert layer.weight.requires_grad
-    assert not layer.bias.requires_grad
 
 
 def perturbed(agent: Agent) -> None:

@@ -13,7 +13,7 @@ from wmplatform.agent import Agent
 from wmplatform.distributions import TruncatedNormal
 from wmplatform.interfaces import Imagined, Update
 from wmplatform.types import EnvSpec
-from wmplugins.dreamer.behavior import discount_weights, lambda_return
+from wmplugins.blocks import discount_weights, lambda_return
 
 from ..core.tiny_dreamer import DISCRETE, segments, tiny_agent
 from . import dreamer_reference as ref

@@ -5,32 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 from torch import Tensor, nn
 
 from wmplatform.types import ActionSpec, ArraySpec
-from wmplugins.dreamer.cell import GRUCell, balanced_kl, categorical_kl
 from wmplugins.dreamer.rssm import RSSM
 
 from . import dreamer_reference as ref
 from .numpy_rssm import NumpyRSSM
-
-POST = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
-PRIOR = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-GRU_WEIGHT = [
-    [0.1, -0.2, 0.3, 0.4],
-    [-0.5, 0.2, 0.1, 0.0],
-    [0.3, 0.3, -0.1, 0.2],
-    [0.0, -0.4, 0.5, 0.1],
-    [0.2, 0.1, 0.0, -0.3],
-    [-0.1, 0.6, -0.2, 0.3],
-]
-GRU_BIAS = [0.01, -0.02, 0.03, -0.04, 0.05, -0.06]
-GRU_GAIN = [1, 1.1, 0.9, 1.2, 0.8, 1]
-GRU_SHIFT = [0, 0.1, -0.1, 0.2, 0, -0.2]
 
 
 def tiny(embed: int = 5, action: int = 2, **settings: object) -> RSSM:
@@ -52,128 +35,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# Divergence
-
-
-def logits(flat: Tensor) -> Tensor:
-    """One batch, one record."""
-    return flat[None, None].clone().requires_grad_()
-
-
-def test_divergence_of_known_logits() -> None:
-    assert_allclose(categorical_kl(POST, PRIOR), 0.83155719, atol=1e-6)
-    assert_allclose(categorical_kl(PRIOR, POST), 0.88473465, atol=1e-6)
-    each = categorical_kl(POST[:, None], PRIOR[:, None])
-    assert_allclose(each, [0.26621671, 0.56534049], atol=1e-6)
-
-
-def test_balanced_divergence_trains_the_prior_four_times_harder() -> None:
-    post, prior = logits(POST), logits(PRIOR)
-    loss, kl = balanced_kl(post, prior, 0.8, 0.0)
-    loss.backward()
-    assert_allclose(loss.detach(), 0.83155719, atol=1e-6)
-    assert_allclose(kl, [[0.83155719]], atol=1e-6)
-    assert not kl.requires_grad
-    assert post.grad is not None
-    assert prior.grad is not None
-    expected = [[-0.26552610, 0.07088389, 0.19464221], [0.04612863, 0.33746889, -0.38359752]]
-    assert_allclose(prior.grad[0, 0], expected, atol=1e-6)
-    expected = [[0.05651749, -0.02815407, -0.02836342], [-0.02724219, -0.05809834, 0.08534053]]
-    assert_allclose(post.grad[0, 0], expected, atol=1e-6)
-
-
-def test_no_gradient_at_all_below_the_free_nats() -> None:
-    post, prior = logits(POST), logits(PRIOR)
-    loss, _ = balanced_kl(post, prior, 0.8, 1.0)
-    loss.backward()
-    assert loss.item() == 1.0
-    assert post.grad is not None
-    assert prior.grad is not None
-    assert (post.grad == 0).all()
-    assert (prior.grad == 0).all()
-
-
-def test_free_nats_clip_the_batch_mean_not_each_record() -> None:
-    """Divergences 0.3 and 2.1 under one free nat give 1.2; clipping each would give 1.55."""
-
-    def with_divergence(kl: float) -> Tensor:
-        """Logits [x, 0] whose divergence from [0, 0] is `kl`, over several groups."""
-        share = kl / 4
-        low, high = 0.0, 60.0
-        for _ in range(200):
-            middle = (low + high) / 2
-            below = float(ref.kl([[middle, 0.0]], [[0.0, 0.0]])) < share
-            low, high = (middle, high) if below else (low, middle)
-        return torch.tensor([[low, 0.0]]).expand(4, 2)
-
-    post = torch.stack([with_divergence(0.3), with_divergence(2.1)])[None]
-    loss, kl = balanced_kl(post, torch.zeros_like(post), 0.8, 1.0)
-    assert_allclose(kl, [[0.3, 2.1]], atol=1e-5)
-    assert_allclose(loss, 1.2, atol=1e-5)
-
-
-def test_divergence_stays_finite_where_the_prior_underflows() -> None:
-    post, prior = torch.zeros(1, 2), torch.tensor([[0.0, -200.0]], requires_grad=True)
-    kl = categorical_kl(post, prior)
-    kl.backward()
-    assert_allclose(kl.detach(), 99.30685282, rtol=1e-6)
-    assert prior.grad is not None
-    assert torch.isfinite(prior.grad).all()
-
-
-@given(st.integers(0, 2**16), st.floats(0, 1), st.floats(0, 30))
-def test_balanced_divergence_against_numpy(seed: int, balance: float, free: float) -> None:
-    rng = np.random.default_rng(seed)
-    post, prior = rng.normal(size=(2, 3, 4, 5)) * 2, rng.normal(size=(2, 3, 4, 5)) * 2
-    a, b = (torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in (post, prior))
-    loss, _ = balanced_kl(a, b, balance, free)
-    loss.backward()
-    mean = ref.kl(post, prior).mean()
-    assert_allclose(loss.detach(), max(mean, free), rtol=1e-5)
-    if abs(mean - free) < 1e-3:
-        return
-    active = float(mean > free) / 6
-    by_post, by_prior = ref.kl_grad_post(post, prior), ref.kl_grad_prior(post, prior)
-    assert a.grad is not None
-    assert b.grad is not None
-    assert_allclose(a.grad, (1 - balance) * active * by_post, atol=1e-6)
-    assert_allclose(b.grad, balance * active * by_prior, atol=1e-6)
-
-
 # Recurrence
-
-
-def known_gru() -> GRUCell:
-    cell = GRUCell(2, 2)
-    with torch.no_grad():
-        cell.linear.weight.copy_(torch.tensor(GRU_WEIGHT))
-        cell.linear.bias.copy_(torch.tensor(GRU_BIAS))
-        cell.norm.weight.copy_(torch.tensor(GRU_GAIN))
-        cell.norm.bias.copy_(torch.tensor(GRU_SHIFT))
-    return cell
-
-
-def test_gru_of_known_weights() -> None:
-    out = known_gru()(torch.tensor([[0.5, -1.0]]), torch.tensor([[0.2, -0.3]]))
-    assert_allclose(out.detach(), [[0.05835723, -0.25679824]], atol=1e-6)
-    args = (GRU_WEIGHT, GRU_BIAS, GRU_GAIN, GRU_SHIFT)
-    assert_allclose(ref.gru([0.5, -1], [0.2, -0.3], *args), [0.05835723, -0.25679824], atol=1e-8)
-
-
-def test_gru_counts_and_initial_bounds() -> None:
-    cell = GRUCell(1024, 1024)
-    assert parameters(cell) == 6_300_672
-    assert parameters(cell.linear) == 6_294_528
-    weight = cell.linear.weight.detach()
-    bound = math.sqrt(6 / (2048 + 3072))
-    assert 0.99 * bound < float(weight.abs().max()) <= bound * (1 + 1e-6)
-    assert (cell.linear.bias == 0).all()
-
-
-def test_gru_of_the_torch_initialisation() -> None:
-    linear = GRUCell(1024, 1024, init="torch").linear
-    for p in (linear.weight.detach(), linear.bias.detach()):
-        assert 0.0215 < float(p.abs().max()) <= 0.022097 * (1 + 2e-5)
 
 
 def test_observe_against_numpy() -> None:

@@ -18,10 +18,10 @@ from wmplatform.replay import Replay, Transitions
 from wmplatform.training.online import Online, OnlineRun
 from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
 from wmplatform.world_model import IncompatibleParts, WorldModel
+from wmplugins.blocks import orthogonal_
 from wmplugins.drqv2.augmentations import Shift
 from wmplugins.drqv2.behavior import DrQActorCritic
 from wmplugins.drqv2.encoders import DrQEncoder, FrameByFrame
-from wmplugins.drqv2.nets import orthogonal_
 from wmplugins.drqv2.noise import ScheduledNoise
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"

@@ -15,9 +15,7 @@ from wmplatform.agent import Agent
 from wmplatform.config import load
 from wmplatform.replay import Replay, Segments
 from wmplatform.types import ActionSpec, ArraySpec, EnvSpec, Latent
-from wmplugins.dreamer.cell import GRUCell
 from wmplugins.isodream.behavior import Attention, IsolatedActorCritic, LooseNormal
-from wmplugins.isodream.branch import Gaussian, balanced_kl
 from wmplugins.isodream.decoders import MaskDecoder
 
 from .tiny_isodream import isodream_agent, isodream_learner, records
@@ -38,55 +36,6 @@ def fill(layer: nn.Linear, k: int) -> None:
         waves(layer.weight.shape, k),
         waves(layer.bias.shape, k + 1),
     )
-
-
-# Latents
-
-
-def test_scales_of_latents() -> None:
-    raw = torch.tensor([[0.0, -4.0], [0.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
-    found = Gaussian.of(raw, 0.1)
-    assert_allclose(found.std.flatten(), [0.33840584, 1.1, 1.56211716], rtol=1e-6)
-    assert_allclose(found.mean, np.zeros((3, 1)))
-
-
-def test_divergence_of_two_normals() -> None:
-    post = Gaussian(torch.tensor([1.0, -0.5]), torch.tensor([0.5, 1.1]))
-    prior = Gaussian(torch.tensor([0.0, 0.5]), torch.tensor([1.0, 0.8]))
-    assert post.kl(prior).item() == pytest.approx(1.72625595, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("nats", "loss", "to_post", "to_prior"), [(0.3, 1.0, 0, 0), (2.7, 2.7, 0.2, 0.8)]
-)
-def test_free_nats_are_on_the_mean_and_the_balance_favours_the_prior(
-    nats: float, loss: float, to_post: float, to_prior: float
-) -> None:
-    """Records of unequal divergence with this mean; the derivative of each KL is its shift."""
-    shift = torch.tensor([[2 * nats - 0.1], [0.1]]).mul(2).sqrt()[..., None].requires_grad_()
-    zero = torch.zeros(2, 1, 1, requires_grad=True)
-    one = torch.ones(2, 1, 1)
-    found, each = balanced_kl(Gaussian(shift, one), Gaussian(zero, one), 0.8, 1.0)
-    assert each.mean().item() == pytest.approx(nats, abs=1e-6)
-    assert found.item() == pytest.approx(loss, abs=1e-6)
-    post, prior = torch.autograd.grad(found, (shift, zero))
-    assert_allclose(post, to_post * shift.detach() / 2, atol=1e-6)
-    assert_allclose(prior, -to_prior * shift.detach() / 2, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("eps", "expected"),
-    [
-        (1e-5, [-0.05683595, -0.40434692, -0.00277373]),
-        (1e-3, [-0.05622361, -0.40212958, 0.00008468]),
-    ],
-)
-def test_recurrent_cell(eps: float, expected: list[float]) -> None:
-    cell = GRUCell(2, 3, "torch", eps=eps)
-    cell.linear.weight.data = waves((9, 5), 1).float()
-    cell.linear.bias.data = waves((9,), 0).float()
-    h = cell(torch.tensor([[0.2, -0.4]]), torch.tensor([[0.1, -0.3, 0.5]]))
-    assert_allclose(h.detach().flatten(), expected, atol=1e-6)
 
 
 def numpy_cell(layers: dict[str, Tensor], x: np.ndarray, h: np.ndarray) -> np.ndarray:

@@ -23,15 +23,24 @@ from wmplatform.types import (
     Metrics,
     Policy,
 )
-from wmplugins.dreamer.cell import GruInit, Reset, RSSMCell, State, balanced_kl, kl_metrics
-from wmplugins.dreamer.rssm import SingleRSSM, action_input, embed_size
+from wmplugins.blocks import (
+    Init,
+    Reset,
+    RSSMCell,
+    RSSMState,
+    balanced_kl,
+    categorical_kl,
+    embed_size,
+    kl_metrics,
+)
+from wmplugins.dreamer.rssm import SingleRSSM, action_input
 
 __all__ = ["ActionFreeRSSM", "StackedRSSM"]
 
 _VIEWS = frozenset({"policy", "value", "reward", "continue", "decode", "intrinsic"})
 
 
-def _vector(state: State) -> Tensor:
+def _vector(state: RSSMState) -> Tensor:
     """Stochastic part first, `[*lead, S + D]`."""
     return torch.cat([state["stoch"], state["deter"]], -1)
 
@@ -58,7 +67,7 @@ class ActionFreeRSSM(SingleRSSM):
         pad_action: Annotated[int, Ge(0)] = 50,
         kl_balance: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.8,
         free_nats: Annotated[float, Ge(0.0)] = 0.0,
-        gru_init: GruInit = "glorot",
+        gru_init: Init = "glorot",
         reset: Reset = "select",
         embed: str = "embed",
     ) -> None:
@@ -140,7 +149,7 @@ class StackedRSSM(LatentDynamics):
         concat_embed: bool = False,
         kl_balance: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.8,
         free_nats: Annotated[float, Ge(0.0)] = 0.0,
-        gru_init: GruInit = "glorot",
+        gru_init: Init = "glorot",
         reset: Reset = "select",
         embed: str = "embed",
     ) -> None:
@@ -290,7 +299,7 @@ class StackedRSSM(LatentDynamics):
         del start, context
         high, actions = self.conditional, []
 
-        def action_at(i: int, state: State) -> Tensor:
+        def action_at(i: int, state: RSSMState) -> Tensor:
             if isinstance(policy, Tensor):
                 actions.append(policy[:, i])
             else:
@@ -306,11 +315,13 @@ class StackedRSSM(LatentDynamics):
         metrics: Metrics = {}
         for prefix in ("", "af_"):
             post, prior = observed.aux[f"{prefix}post"], observed.aux[f"{prefix}prior"]
-            found[f"{prefix}kl"], kl = balanced_kl(post, prior, self.kl_balance, self.free_nats)
+            found[f"{prefix}kl"], kl = balanced_kl(
+                post, prior, self.kl_balance, self.free_nats, categorical_kl
+            )
             metrics |= kl_metrics(kl, post, prior, prefix)
         return found, metrics
 
-    def _evidence(self, embed: Tensor, z: State) -> Tensor:
+    def _evidence(self, embed: Tensor, z: RSSMState) -> Tensor:
         """What the posterior of s reads, the image embedding first."""
         return torch.cat([embed, _vector(z)], -1) if self.concat_embed else _vector(z)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wmplatform.interfaces import Intrinsic
 from wmplatform.types import ActionSpec, ArraySpec, Features, FeatureSpec
-from wmplugins.dreamer.decoders import as_vector, flat_size
+from wmplugins.blocks import as_vector, flat_size
 from wmplugins.dreamer.explorers import Sampling
 
 __all__ = ["VideoBonus"]

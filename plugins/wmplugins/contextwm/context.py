@@ -11,8 +11,8 @@ from wmplatform.factory import Factory
 from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import Augmentation, ContextEncoder
 from wmplatform.types import ArraySpec, Context
+from wmplugins.blocks import Norm
 from wmplugins.dreamer.encoders import ResNetEncoder
-from wmplugins.dreamer.nets import Norm
 
 __all__ = ["ResNetContext", "frame_index"]
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from wmplatform.distributions import UnitNormal
 from wmplatform.types import ArraySpec, Context, Distribution, Features, FeatureSpec
-from wmplugins.dreamer.decoders import ResNetDecoder, as_vector
-from wmplugins.dreamer.nets import Norm, ResidualBlock
+from wmplugins.blocks import Norm, ResidualBlock, as_vector
+from wmplugins.dreamer.decoders import ResNetDecoder
 
 __all__ = ["ConcatContextDecoder", "ContextDecoder", "CrossAttention"]
 

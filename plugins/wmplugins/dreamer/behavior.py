@@ -3,16 +3,15 @@
 Shape letters: N start states, H imagined steps, K = H + 1 states with the start, A action.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
-from torch import Tensor, nn
+from torch import Tensor
 
 from wmplatform.agent import Agent
-from wmplatform.distributions import OneHot, TruncatedNormal, UnitNormal
+from wmplatform.distributions import UnitNormal
 from wmplatform.interfaces import Behavior, Objective, Phase, Update
 from wmplatform.schedules import Schedule
 from wmplatform.types import (
@@ -25,105 +24,23 @@ from wmplatform.types import (
     tree_map,
 )
 from wmplatform.world_model import IncompatibleParts
-from wmplugins.dreamer.decoders import as_vector, flat_size
-from wmplugins.dreamer.heads import in_fp32
-from wmplugins.dreamer.nets import MLP, Act, Init, Norm
+from wmplugins.blocks import (
+    MLP,
+    Act,
+    Actor,
+    Norm,
+    as_vector,
+    discount_weights,
+    flat_size,
+    follow,
+    frozen,
+    in_fp32,
+    lambda_return,
+)
 
-__all__ = ["Actor", "ImaginationActorCritic", "discount_weights", "frozen", "lambda_return"]
+__all__ = ["ImaginationActorCritic"]
 
 Gradient = Literal["auto", "dynamics", "reinforce", "both"]
-
-
-def lambda_return(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float) -> Tensor:
-    """Lambda returns (DreamerV2 eq. 4), all arguments aligned with the state they belong to.
-
-    `V_i = r_i + d_i * ((1 - lambda) * v_{i+1} + lambda * V_{i+1})`, and the last value is the
-    bootstrap only.
-
-    Args:
-        reward: `[N, K]`; the last entry is not used.
-        value: `[N, K]`.
-        discount: `[N, K]`; the last entry is not used.
-        lambda_: 0 for one-step returns, 1 for Monte Carlo.
-
-    Returns:
-        `[N, K - 1]`.
-    """
-    steps = value.shape[1] - 1
-    inputs = torch.addcmul(reward[:, :-1], discount[:, :-1], value[:, 1:], value=1 - lambda_)
-    carry_on = (lambda_ * discount[:, :-1]).unbind(1)
-    input_T = inputs.unbind(1)
-    last = value[:, -1]
-    returns: list[Tensor] = []
-    for i in range(steps - 1, -1, -1):
-        last = torch.addcmul(input_T[i], carry_on[i], last)
-        returns.append(last)
-    return torch.stack(returns[::-1], 1)
-
-
-def discount_weights(discount: Tensor) -> Tensor:
-    """Probability of being still alive at each state: 1, d_0, d_0 d_1, ... `[N, K]`, detached."""
-    ones = torch.ones_like(discount[:, :1])
-    return torch.cat([ones, discount[:, :-1]], 1).cumprod(1).detach()
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Build no graph towards the parameters of these modules; gradients still flow through them.
-
-    Saves the memory of the weight gradients' inputs along an imagined rollout.
-    """
-    moved = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in moved:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in moved:
-            parameter.requires_grad_(True)
-
-
-class Actor(nn.Module):
-    """Policy network: truncated normal for continuous actions, one-hot for discrete ones.
-
-    The location is tanh(u) and the scale 2 * sigmoid((v + init_std) / 2) + min_std, from two
-    output layers (DreamerV2 code). Parameters for 2048 features: 1,304,008 with 4 actions.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        action: ActionSpec,
-        *,
-        layers: int,
-        units: int,
-        norm: Norm,
-        act: Act,
-        min_std: float,
-        init_std: float,
-        fp32: bool,
-        init: Init = "glorot",
-    ) -> None:
-        super().__init__()
-        self.kind, self.min_std, self.init_std, self.fp32 = action.kind, min_std, init_std, fp32
-        outputs = action.size * (2 if action.kind == "continuous" else 1)
-        # One layer of two outputs: Glorot bounds would differ from two layers', so draw them apart.
-        self.mlp = MLP(inputs, outputs, layers=layers, units=units, norm=norm, act=act, init=init)
-        if action.kind == "continuous" and init == "glorot":
-            for half in self.mlp.out.weight.detach().chunk(2, 0):
-                nn.init.xavier_uniform_(half)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Raw outputs `[*lead, 2A]` or `[*lead, A]`, fp32."""
-        return in_fp32(self.mlp, features, self.fp32)
-
-    def distribution(self, raw: Tensor) -> Distribution:
-        """Turn raw outputs into a distribution over `[*lead, A]`."""
-        if self.kind == "discrete":
-            return OneHot(raw)
-        u, v = raw.chunk(2, -1)
-        scale = 2 * torch.sigmoid((v + self.init_std) / 2) + self.min_std
-        return TruncatedNormal(torch.tanh(u), scale)
 
 
 class ImaginationActorCritic(Behavior):
@@ -243,19 +160,12 @@ class ImaginationActorCritic(Behavior):
 
         def copy_slow(update: Update) -> None:
             if (update.updates + 1) % self.slow_every == 0:
-                self.copy_slow_critic()
+                follow(self.slow_critic, self.critic, self.slow_fraction)
 
         return [
             model.phase(agent.explorer),
             Phase("behavior", imagine_and_learn, after=copy_slow),
         ]
-
-    @torch.no_grad()
-    def copy_slow_critic(self) -> None:
-        """Move the slow critic by its fraction towards the critic."""
-        slow: list[Tensor] = list(self.slow_critic.parameters())
-        fast: list[Tensor] = list(self.critic.parameters())
-        torch._foreach_lerp_(slow, fast, self.slow_fraction)
 
     def _objectives(self, agent: Agent, update: Update) -> Sequence[Objective]:
         model = agent.world_model

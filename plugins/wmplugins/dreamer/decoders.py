@@ -14,31 +14,17 @@ from wmplatform.distributions import UnitNormal
 from wmplatform.images import image_shape
 from wmplatform.interfaces import Decoder
 from wmplatform.types import ArraySpec, Context, Distribution, Features, FeatureSpec
-from wmplugins.dreamer.nets import Norm, ResidualBlock, flatten_lead, glorot_, image_norm
+from wmplugins.blocks import (
+    Norm,
+    ResidualBlock,
+    as_vector,
+    flat_size,
+    flatten_lead,
+    glorot_,
+    image_norm,
+)
 
 __all__ = ["CNNDecoder", "ResNetDecoder"]
-
-
-def flat_size(spec: FeatureSpec) -> int:
-    """Width F of a single-tensor feature spec `(F,)`.
-
-    Raises:
-        ValueError: the view has several parts or is not a vector.
-    """
-    if not isinstance(spec, ArraySpec) or len(spec.shape) != 1:
-        raise ValueError(f"this component reads one feature vector, but the view gives {spec}")
-    return spec.shape[0]
-
-
-def as_vector(features: Features) -> Tensor:
-    """The single feature tensor `[*lead, F]`.
-
-    Raises:
-        ValueError: there are several parts.
-    """
-    if isinstance(features, dict):
-        raise ValueError(f"expected one feature tensor, got the parts {sorted(features)}")
-    return features
 
 
 class _ImageDecoder(Decoder):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import Encoder
 from wmplatform.types import ArraySpec
-from wmplugins.dreamer.nets import Norm, ResidualBlock, flatten_lead, glorot_, image_norm
+from wmplugins.blocks import Norm, ResidualBlock, flatten_lead, glorot_, image_norm
 
 __all__ = ["CNNEncoder", "ResNetEncoder"]
 

@@ -2,30 +2,14 @@
 
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Ge, Gt, Interval
-from torch import Tensor
 
 from wmplatform.distributions import Bernoulli, UnitNormal
 from wmplatform.interfaces import Head, RewardHead
 from wmplatform.types import Batch, Distribution, Features, FeatureSpec, Target
-from wmplugins.dreamer.decoders import as_vector, flat_size
-from wmplugins.dreamer.nets import MLP, Act, Init, Norm
+from wmplugins.blocks import MLP, Act, Init, Norm, as_vector, flat_size, in_fp32
 
-__all__ = ["DiscountMLP", "RewardMLP", "in_fp32"]
-
-
-def in_fp32(mlp: MLP, x: Tensor, enabled: bool = True) -> Tensor:
-    """Run a network in fp32 even inside an autocast region, fp32 out.
-
-    Returns near 1000 are half a unit apart in fp16, which is why heads are kept out of it.
-    """
-    if not enabled:
-        y: Tensor = mlp(x)
-        return y.float()
-    with torch.autocast(x.device.type, enabled=False):
-        z: Tensor = mlp(x.float())
-        return z
+__all__ = ["DiscountMLP", "RewardMLP"]
 
 
 class RewardMLP(RewardHead):

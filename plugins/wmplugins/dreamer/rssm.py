@@ -21,22 +21,18 @@ from wmplatform.types import (
     Metrics,
     Policy,
 )
-from wmplugins.dreamer.cell import GruInit, Reset, RSSMCell, State, balanced_kl, kl_metrics
+from wmplugins.blocks import (
+    Init,
+    Reset,
+    RSSMCell,
+    RSSMState,
+    balanced_kl,
+    categorical_kl,
+    embed_size,
+    kl_metrics,
+)
 
-__all__ = ["RSSM", "SingleRSSM", "action_input", "embed_size"]
-
-
-def embed_size(embeds: Mapping[str, ArraySpec], name: str) -> int:
-    """Width of the embedding `name`.
-
-    Raises:
-        ValueError: there is none of that name, or it is no vector.
-    """
-    if name not in embeds:
-        raise ValueError(f"no embedding {name!r}; the encoder gives {sorted(embeds)}")
-    if len(embeds[name].shape) != 1:
-        raise ValueError(f"embedding {name!r} is no vector: {embeds[name].shape}")
-    return embeds[name].shape[0]
+__all__ = ["RSSM", "SingleRSSM", "action_input"]
 
 
 def action_input(action: Tensor, pad: int) -> Tensor:
@@ -150,7 +146,7 @@ class SingleRSSM(LatentDynamics):
         del context, start
         actions: list[Tensor] = []
 
-        def action_at(i: int, state: State) -> Tensor:
+        def action_at(i: int, state: RSSMState) -> Tensor:
             if isinstance(policy, Tensor):
                 actions.append(policy[:, i])
             else:
@@ -163,7 +159,7 @@ class SingleRSSM(LatentDynamics):
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         """One divergence, `kl`, balanced and clipped at the free nats."""
         post, prior = observed.aux["post"], observed.aux["prior"]
-        loss, kl = balanced_kl(post, prior, self.kl_balance, self.free_nats)
+        loss, kl = balanced_kl(post, prior, self.kl_balance, self.free_nats, categorical_kl)
         return {"kl": loss}, kl_metrics(kl, post, prior)
 
 
@@ -188,7 +184,7 @@ class RSSM(SingleRSSM):
         pad_action: Annotated[int, Ge(0)] = 0,
         kl_balance: Annotated[float, Interval(ge=0.0, le=1.0)] = 0.8,
         free_nats: Annotated[float, Ge(0.0)] = 0.0,
-        gru_init: GruInit = "glorot",
+        gru_init: Init = "glorot",
         reset: Reset = "select",
         embed: str = "embed",
     ) -> None:

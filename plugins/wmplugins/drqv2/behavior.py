@@ -26,8 +26,8 @@ from wmplatform.types import (
     tree_map,
 )
 from wmplatform.world_model import IncompatibleParts
+from wmplugins.blocks import NoisyMean, follow
 from wmplugins.drqv2.nets import Actor, TwinCritic
-from wmplugins.drqv2.noise import NoisyMean
 
 __all__ = ["DrQActorCritic"]
 
@@ -146,11 +146,9 @@ class DrQActorCritic(Behavior):
         values = self._values(self.critic, features, self._act(features, update))
         return [Objective("actor", self.actor_loss(values), ("behavior.actor",))]
 
-    @torch.no_grad()
     def _follow(self, update: Update) -> None:
         del update
-        slow: list[Tensor] = list(self.slow_critic.parameters())
-        torch._foreach_lerp_(slow, list(self.critic.parameters()), self.slow_fraction)
+        follow(self.slow_critic, self.critic, self.slow_fraction)
 
     def _observe(self, agent: Agent, batch: Batch) -> Tensor:
         """Features `[B, F]` of augmented observations, as the acting path would see them."""

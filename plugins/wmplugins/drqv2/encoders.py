@@ -15,7 +15,7 @@ from wmplatform.factory import Factory
 from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import Encoder
 from wmplatform.types import ArraySpec
-from wmplugins.drqv2.nets import orthogonal_
+from wmplugins.blocks import orthogonal_
 
 __all__ = ["DrQEncoder", "FrameByFrame"]
 

@@ -3,22 +3,12 @@
 Shape letters: F features, f of the trunk, A action.
 """
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Actor", "TwinCritic", "orthogonal_"]
+from wmplugins.blocks import orthogonal_
 
-_Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
-
-
-def orthogonal_(layer: _Layer, gain: float = 1.0) -> _Layer:
-    """Initialise one layer: orthogonal weights (a row for each output), zero bias. Returns it."""
-    nn.init.orthogonal_(layer.weight, gain)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer
+__all__ = ["Actor", "TwinCritic"]
 
 
 def _trunk(inputs: int, features: int) -> nn.Sequential:

@@ -24,10 +24,19 @@ from wmplatform.types import (
     tree_map,
 )
 from wmplatform.world_model import IncompatibleParts
-from wmplugins.dreamer.behavior import Actor, discount_weights, frozen, lambda_return
-from wmplugins.dreamer.decoders import as_vector, flat_size
-from wmplugins.dreamer.heads import in_fp32
-from wmplugins.dreamer.nets import MLP, Act, Init
+from wmplugins.blocks import (
+    MLP,
+    Act,
+    Actor,
+    Init,
+    as_vector,
+    discount_weights,
+    flat_size,
+    follow,
+    frozen,
+    in_fp32,
+    lambda_return,
+)
 
 __all__ = ["Attention", "IsolatedActorCritic", "LooseNormal"]
 
@@ -223,18 +232,12 @@ class IsolatedActorCritic(Behavior):
 
         def copy_slow(update: Update) -> None:
             if (update.updates + 1) % self.slow_every == 0:
-                self.copy_slow_critic()
+                follow(self.slow_critic, self.critic)
 
         return [
             model.phase(agent.explorer),
             Phase("behavior", lambda update: self._objectives(agent, update), after=copy_slow),
         ]
-
-    @torch.no_grad()
-    def copy_slow_critic(self) -> None:
-        """Copy the critic to the slow critic."""
-        slow: list[Tensor] = list(self.slow_critic.parameters())
-        torch._foreach_copy_(slow, list(self.critic.parameters()))
 
     def _objectives(self, agent: Agent, update: Update) -> Sequence[Objective]:
         quiet = [agent.world_model, self.slow_critic]

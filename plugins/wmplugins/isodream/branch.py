@@ -11,54 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wmplugins.dreamer.cell import GRUCell
-from wmplugins.dreamer.unrolled import Unrolled, lowered
+from wmplugins.blocks import Gaussian, GRUCell, Unrolled, lowered
 
-__all__ = ["Branch", "Following", "Gaussian", "Inferring", "Scan", "State", "balanced_kl"]
+__all__ = ["Branch", "Following", "Inferring", "Scan", "State"]
 
 State = dict[str, Tensor]
 """`stoch` fp32 `[*lead, S]` and `deter` fp32 `[*lead, D]`; with them, what a branch needs."""
-
-
-class Gaussian(NamedTuple):
-    """A diagonal normal, fp32 `[*lead, S]` each."""
-
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def of(cls, raw: Tensor, min_std: float) -> "Gaussian":
-        """Read `[*lead, 2S]`: means, then raw scales; the scale lies in min_std..min_std + 2."""
-        mean, scale = raw.float().chunk(2, -1)
-        return cls(mean, 2.0 * torch.sigmoid(scale / 2.0) + min_std)
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """Move standard normal noise to this normal."""
-        return torch.addcmul(self.mean, self.std, noise)
-
-    def detach(self) -> "Gaussian":
-        """Cut the gradient."""
-        return Gaussian(self.mean.detach(), self.std.detach())
-
-    def kl(self, other: "Gaussian") -> Tensor:
-        """KL(self || other), summed over S, `[*lead]`."""
-        ratio = (self.std / other.std).square()
-        shift = ((self.mean - other.mean) / other.std).square()
-        return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
-
-
-def balanced_kl(
-    post: Gaussian, prior: Gaussian, balance: float, free_nats: float
-) -> tuple[Tensor, Tensor]:
-    """KL loss with balancing and free nats on the batch mean, as for the categorical latents.
-
-    Returns:
-        The loss, a scalar, and the plain KL of each record, detached.
-    """
-    to_post = post.kl(prior.detach())
-    to_prior = post.detach().kl(prior)
-    loss = (1 - balance) * to_post.mean().clamp_min(free_nats)
-    return loss + balance * to_prior.mean().clamp_min(free_nats), to_post.detach()
 
 
 class Scan(NamedTuple):

@@ -15,8 +15,7 @@ from wmplatform.distributions import UnitNormal
 from wmplatform.images import image_shape
 from wmplatform.interfaces import Decoder
 from wmplatform.types import ArraySpec, Context, Distribution, Features, FeatureSpec
-from wmplugins.dreamer.decoders import flat_size
-from wmplugins.dreamer.nets import flatten_lead
+from wmplugins.blocks import flat_size, flatten_lead
 from wmplugins.isodream.nets import ImageStack, require_image
 
 __all__ = ["BRANCHES", "Layers", "MaskDecoder"]

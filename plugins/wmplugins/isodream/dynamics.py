@@ -24,8 +24,8 @@ from wmplatform.types import (
     Policy,
     tree_map,
 )
-from wmplugins.dreamer.rssm import embed_size
-from wmplugins.isodream.branch import Following, Gaussian, Inferring, Scan, State, balanced_kl
+from wmplugins.blocks import Gaussian, balanced_kl, embed_size
+from wmplugins.isodream.branch import Following, Inferring, Scan, State
 
 __all__ = ["IsolatedDynamics"]
 
@@ -247,7 +247,9 @@ class IsolatedDynamics(LatentDynamics):
             if name not in observed.aux:
                 continue
             post, prior = observed.aux[name]
-            found[f"kl_{name}"], kl = balanced_kl(post, prior, self.kl_balance, self.free_nats)
+            found[f"kl_{name}"], kl = balanced_kl(
+                post, prior, self.kl_balance, self.free_nats, Gaussian.kl
+            )
             metrics[f"{name}_model_kl"] = kl.mean()
         if self.parity and self.follows:
             found["kl_free"] = torch.full_like(found["kl_ctrl"].detach(), self.free_nats)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wmplatform.images import image_shape, to_centred
 from wmplatform.interfaces import ContextEncoder, Encoder
 from wmplatform.types import ArraySpec, Context
-from wmplugins.dreamer.nets import flatten_lead
+from wmplugins.blocks import flatten_lead
 from wmplugins.isodream.nets import IMAGE, ImageStack, conv_stage, require_image
 
 __all__ = ["BackgroundContext", "BranchEncoder"]

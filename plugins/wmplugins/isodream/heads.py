@@ -9,9 +9,7 @@ from torch import Tensor
 from wmplatform.distributions import UnitNormal
 from wmplatform.interfaces import Head
 from wmplatform.types import ArraySpec, Batch, Distribution, Features, FeatureSpec, Target
-from wmplugins.dreamer.heads import in_fp32
-from wmplugins.dreamer.nets import MLP, Act, Init
-from wmplugins.dreamer.rssm import embed_size
+from wmplugins.blocks import MLP, Act, Init, embed_size, in_fp32
 
 __all__ = ["InverseDynamics"]
 

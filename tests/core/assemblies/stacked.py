@@ -38,9 +38,9 @@ from wmplatform.types import (
     Policy,
 )
 from wmplatform.world_model import WorldModel
+from wmplugins.blocks import RSSMCell, balanced_kl, categorical_kl
 from wmplugins.dreamer.balancers import FixedScales
 from wmplugins.dreamer.behavior import ImaginationActorCritic
-from wmplugins.dreamer.cell import RSSMCell, balanced_kl
 from wmplugins.dreamer.heads import RewardMLP
 
 from .kit import SPEC, Flat
@@ -141,7 +141,9 @@ class ActionFree(LatentDynamics):
         return Imagined({"z": z}, torch.stack(actions, 1))
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
-        loss, kl = balanced_kl(observed.aux["post"], observed.aux["prior"], 0.8, 0.0)
+        loss, kl = balanced_kl(
+            observed.aux["post"], observed.aux["prior"], 0.8, 0.0, categorical_kl
+        )
         return {"kl": loss}, {"model_kl": kl.mean()}
 
 

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wmplugins.dreamer.nets import MLP, ResidualBlock, flatten_lead, glorot_
+from wmplugins.blocks import MLP, ResidualBlock, flatten_lead, glorot_, in_fp32, orthogonal_
 
 from . import dreamer_reference as ref
 
@@ -110,3 +110,22 @@ def test_leading_dims_fold_and_unfold(lead: tuple[int, ...]) -> None:
     folded, back = flatten_lead(x, 3)
     assert folded.shape == (math.prod(lead), 2, 4, 4)
     assert torch.equal(folded.reshape(*back, 2, 4, 4), x)
+
+
+@pytest.mark.parametrize("shape", [(30, 5), (5, 30)])
+def test_orthogonal_weights_keep_lengths_times_the_gain(shape: tuple[int, int]) -> None:
+    layer = orthogonal_(nn.Linear(*shape), gain=2.0)
+    weight = layer.weight.detach()
+    short = weight if weight.shape[0] <= weight.shape[1] else weight.T
+    assert_allclose(short @ short.T, 4 * torch.eye(5), atol=1e-5)
+    assert (layer.bias == 0).all()
+
+
+def test_a_network_is_kept_out_of_autocast_unless_told_otherwise() -> None:
+    network, x = nn.Linear(4, 2), torch.randn(3, 4)
+    exact = network(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(in_fp32(network, x), exact)
+        loose = in_fp32(network, x, enabled=False)
+    assert loose.dtype == torch.float32
+    assert torch.equal(loose, loose.bfloat16().float())

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wmplugins.dreamer.unrolled import Unrolled
+from wmplugins.blocks import Unrolled
 
 STEPS, ROWS, WIDTH = 4, 3, 5
 Loop = Callable[[nn.Linear, Tensor, Tensor], Tensor]

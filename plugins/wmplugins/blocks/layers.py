@@ -1,4 +1,4 @@
-"""Building blocks: dense stacks, residual blocks, and the initialisation rule.
+"""Dense stacks, residual blocks, and rules of initialisation.
 
 Shape letters: N product of leading dims, C H W image.
 """
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
+_Weighted = TypeVar("_Weighted", nn.Linear, nn.Conv2d)
 
 __all__ = [
     "MLP",
@@ -21,7 +22,10 @@ __all__ = [
     "dense",
     "flatten_lead",
     "glorot_",
+    "image_norm",
+    "in_fp32",
     "linear",
+    "orthogonal_",
 ]
 
 Norm = Literal["batch", "layer", "group", "none"]
@@ -39,6 +43,14 @@ def glorot_(module: _Layer) -> _Layer:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     return module
+
+
+def orthogonal_(layer: _Weighted, gain: float = 1.0) -> _Weighted:
+    """Initialise one layer: orthogonal weights (a row for each output), zero bias. Returns it."""
+    nn.init.orthogonal_(layer.weight, gain)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def linear(inputs: int, outputs: int, init: Init = "glorot") -> nn.Linear:
@@ -83,6 +95,24 @@ class MLP(nn.Module):
         """Map `[*lead, inputs]` to `[*lead, outputs]`."""
         y: Tensor = self.out(self.trunk(x))
         return y
+
+
+def in_fp32(network: nn.Module, x: Tensor, enabled: bool = True) -> Tensor:
+    """Run a network in fp32 even inside an autocast region, fp32 out.
+
+    Returns near 1000 are half a unit apart in fp16, which is why heads are kept out of it.
+
+    Args:
+        network: maps one tensor to one tensor.
+        x: its input.
+        enabled: False leaves autocast as it is; the output is fp32 all the same.
+    """
+    if not enabled:
+        y: Tensor = network(x)
+        return y.float()
+    with torch.autocast(x.device.type, enabled=False):
+        z: Tensor = network(x.float())
+        return z
 
 
 class _ChannelLayerNorm(nn.GroupNorm):

@@ -1,4 +1,4 @@
-"""One recurrent state-space cell: its networks, its scans over time, and its divergence.
+"""Recurrent cells: a GRU, and DreamerV2's recurrent state-space cell with its scans over time.
 
 Shape letters: B batch, T time, N rows, A action, S stochastic (G groups x K classes, flattened), D
 deterministic, E embedding, H hidden. The recurrence works on plain tensors; what is not recurrent
@@ -15,85 +15,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wmplatform.distributions import race_noise, sample_one_hot
-from wmplatform.types import Metrics
-from wmplugins.dreamer.nets import Init, dense, glorot_
-from wmplugins.dreamer.unrolled import Unrolled, lowered
+from wmplugins.blocks.layers import Init, dense, glorot_
+from wmplugins.blocks.unrolled import Unrolled, lowered
 
-__all__ = [
-    "GRUCell",
-    "GruInit",
-    "RSSMCell",
-    "Reset",
-    "Scan",
-    "State",
-    "balanced_kl",
-    "categorical_kl",
-    "kl_metrics",
-]
+__all__ = ["GRUCell", "RSSMCell", "RSSMScan", "RSSMState", "Reset"]
 
-GruInit = Init
 Reset = Literal["select", "multiply"]
-State = dict[str, Tensor]
+RSSMState = dict[str, Tensor]
 """`stoch` one-hot fp32 `[*lead, S]` and `deter` fp32 `[*lead, D]`."""
 
 
-class Scan(NamedTuple):
+class RSSMScan(NamedTuple):
     """A posterior scan over a segment."""
 
-    states: State
+    states: RSSMState
     """`[B, T, ...]`."""
-    last: State
+    last: RSSMState
     """`[B, ...]`."""
     post: Tensor
     """Posterior logits fp32 `[B, T, G, K]`."""
-
-
-def categorical_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """KL(p || q) summed over the groups, `[..., G, K]` to `[...]`.
-
-    In log-softmax arithmetic, so a probability of q that underflows does not give infinity.
-    """
-    log_p, log_q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum((-2, -1))
-
-
-def balanced_kl(
-    post: Tensor, prior: Tensor, balance: float, free_nats: float
-) -> tuple[Tensor, Tensor]:
-    """KL loss with balancing (DreamerV2 algorithm 2) and free nats on the batch mean.
-
-    `balance` is the share that trains the prior: the mean over all records is clipped at
-    `free_nats` first, so below it the gradient is exactly zero.
-
-    Args:
-        post: posterior logits fp32 `[B, T, G, K]`.
-        prior: prior logits fp32 `[B, T, G, K]`.
-        balance: weight of the divergence that trains the prior.
-        free_nats: nats below which the mean is not pushed.
-
-    Returns:
-        The loss, a scalar, and the plain KL of each record `[B, T]`, detached.
-    """
-    to_post = categorical_kl(post, prior.detach())
-    to_prior = categorical_kl(post.detach(), prior)
-    loss = (1 - balance) * to_post.mean().clamp_min(free_nats)
-    loss = loss + balance * to_prior.mean().clamp_min(free_nats)
-    return loss, to_post.detach()
-
-
-def kl_metrics(kl: Tensor, post: Tensor, prior: Tensor, prefix: str = "") -> Metrics:
-    """Mean KL and the entropies of both distributions, for the log."""
-    return {
-        f"{prefix}model_kl": kl.mean(),
-        f"{prefix}post_entropy": _entropy(post.detach()).mean(),
-        f"{prefix}prior_entropy": _entropy(prior.detach()).mean(),
-    }
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    """Entropy summed over the groups, `[..., G, K]` to `[...]`."""
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum((-2, -1))
 
 
 class GRUCell(nn.Module):
@@ -104,7 +44,7 @@ class GRUCell(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, units: int, init: GruInit = "glorot", *, eps: float = 1e-3
+        self, inputs: int, units: int, init: Init = "glorot", *, eps: float = 1e-3
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs + units, 3 * units)
@@ -151,7 +91,7 @@ class RSSMCell(nn.Module):
         hidden: int,
         groups: int,
         classes: int,
-        gru_init: GruInit = "glorot",
+        gru_init: Init = "glorot",
         reset: Reset = "select",
     ) -> None:
         super().__init__()
@@ -169,7 +109,7 @@ class RSSMCell(nn.Module):
         """Width of the concatenated state, S + D."""
         return self.stoch + self.deter
 
-    def initial(self, batch: int, device: torch.device | str = "cpu") -> State:
+    def initial(self, batch: int, device: torch.device | str = "cpu") -> RSSMState:
         """All zeros; there is no learned initial state."""
         return {
             "stoch": torch.zeros(batch, self.stoch, device=device),
@@ -226,7 +166,7 @@ class RSSMCell(nn.Module):
         shape = (*lead, self.groups, self.classes)
         return like.new_zeros(shape) if deterministic else race_noise(shape, like)
 
-    def forget(self, is_first: Tensor, state: State) -> State:
+    def forget(self, is_first: Tensor, state: RSSMState) -> RSSMState:
         """Zero the state of the rows `[N]` that begin an episode."""
         if self.reset == "multiply":
             keep = (~is_first).float().unsqueeze(-1)
@@ -239,10 +179,10 @@ class RSSMCell(nn.Module):
         embed_BTH: Tensor,
         action_BTH: Tensor,
         is_first: Tensor,
-        state: State,
+        state: RSSMState,
         *,
         deterministic: bool = False,
-    ) -> Scan:
+    ) -> RSSMScan:
         """Go through a segment with posterior steps.
 
         Args:
@@ -267,7 +207,7 @@ class RSSMCell(nn.Module):
             deters.append(deter)
             posts.append(post)
         states = {"stoch": torch.stack(stochs, 1), "deter": torch.stack(deters, 1)}
-        return Scan(states, state, torch.stack(posts, 1))
+        return RSSMScan(states, state, torch.stack(posts, 1))
 
     def _unrolled(self, embed_BTH: Tensor, action_BTH: Tensor) -> tuple[Unrolled, ...]:
         """Layers of a posterior step in their order, for all steps of a scan."""
@@ -289,10 +229,10 @@ class RSSMCell(nn.Module):
         embed_NH: Tensor,
         action_NH: Tensor,
         is_first: Tensor,
-        state: State,
+        state: RSSMState,
         *,
         deterministic: bool = False,
-    ) -> State:
+    ) -> RSSMState:
         """One posterior step for N rows; as `scan`, without the time axis."""
         state = self.forget(is_first, state)
         deter = self.advance(state["stoch"], state["deter"], action_NH, self.stoch_weight())
@@ -302,12 +242,12 @@ class RSSMCell(nn.Module):
 
     def roll(
         self,
-        state: State,
-        action_at: Callable[[int, State], Tensor],
+        state: RSSMState,
+        action_at: Callable[[int, RSSMState], Tensor],
         horizon: int,
         *,
         deterministic: bool = False,
-    ) -> State:
+    ) -> RSSMState:
         """Go on without observations, sampling the prior.
 
         Args:
