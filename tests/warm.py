@@ -13,7 +13,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -59,6 +60,19 @@ class Child:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait for what it does.
+
+        Raises:
+            RuntimeError: it ended before, or took ten minutes.
+        """
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            if self.poll() is not None or time.monotonic() > end:
+                self.send_signal(signal.SIGKILL)
+                raise RuntimeError(f"it did not get there: {self.finish()}")
+            time.sleep(0.02)
 
     def finish(self) -> subprocess.CompletedProcess[str]:
         """Wait for its end.

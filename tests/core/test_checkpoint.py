@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,8 @@ from wmplatform.checkpoint import Checkpoints, DiskFull, UnreadableCheckpoint
 from wmplatform.errors import ExitCode
 from wmplatform.files import CannotWrite
 from wmplatform.tree_json import from_plain, to_plain
+
+from .. import warm
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
 KEYS = st.text(max_size=4) | st.sampled_from(["$tensor", "~", "a/b", "0", "__metadata__"])
@@ -256,57 +257,21 @@ torch.set_num_threads(1)
 checkpoints = Checkpoints(sys.argv[1])
 for n in itertools.count(1 + (checkpoints.latest() or 0)):
     checkpoints.save(n, {"a": torch.full((5000,), n), "b": [torch.tensor(n)], "c": {"n": n}})
-    print(n, flush=True)
 """
 
 
 def test_a_kill_at_any_moment_leaves_a_complete_generation(checkpoints: Checkpoints) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     random = torch.Generator().manual_seed(0)
-    command = [sys.executable, "-c", PARENT, SAVES_FOR_EVER, str(checkpoints.directory)]
-    keeper = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert keeper.stdin
-    assert keeper.stdout
     newest = 0
-    try:
-        for _ in range(30):
-            keeper.stdin.write("go\n")
-            keeper.stdin.flush()
-            child = int(keeper.stdout.readline())
-            seen = int(keeper.stdout.readline())
-            time.sleep(0.02 * float(torch.rand((), generator=random)))
-            os.kill(child, signal.SIGKILL)
-            assert keeper.stdout.readline() == "dead\n"
-            loaded = checkpoints.load()
-            n = loaded["c"]["n"]
-            assert n >= seen > newest
-            assert n == checkpoints.latest() == int(loaded["b"][0])
-            assert loaded["a"].eq(n).all()
-            newest = n
-    finally:
-        keeper.stdin.close()
-        keeper.stdout.close()
-        keeper.wait()
-
-
-# Imports torch once and forks a child for each kill: thirty imports would take a minute.
-PARENT = """
-import os, sys, torch
-import wmplatform.checkpoint
-code = sys.argv.pop(1)
-for _ in sys.stdin:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.dup2(writer, 1)
-        exec(code)
-    os.close(writer)
-    print(child, flush=True)
-    lines = os.fdopen(reader)
-    print(lines.readline().strip(), flush=True)
-    lines.read()
-    os.waitpid(child, 0)
-    print("dead", flush=True)
-"""
+    for _ in range(30):
+        process = warm.start(SAVES_FOR_EVER, checkpoints.directory)
+        process.wait_for(lambda: (checkpoints.latest() or 0) > newest)  # noqa: B023
+        time.sleep(0.02 * float(torch.rand((), generator=random)))
+        process.send_signal(signal.SIGKILL)
+        process.finish()
+        loaded = checkpoints.load()
+        n = loaded["c"]["n"]
+        assert n > newest
+        assert n == checkpoints.latest() == int(loaded["b"][0])
+        assert loaded["a"].eq(n).all()
+        newest = n

@@ -1,10 +1,6 @@
 """The pre-training loop: schedules, exact resuming, validation that training does not notice."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from wmplatform.world_model import IncompatibleParts, WorldModel
 from wmplugins.dreamer.encoders import CNNEncoder
 from wmplugins.dreamer.rssm import RSSM
 
+from .. import warm
 from .toy_clips import ToyClips, video_agent, video_learner, video_model
 
 NOISY = {"noise": 0.1}
@@ -227,19 +224,12 @@ with RunFolder.open(path, config_text="") as folder:
 """
 
 
-def test_sigterm_saves_and_says_so(tmp_path: Path, repo_root: Path) -> None:
-    paths = os.pathsep.join([str(repo_root), *sys.path])
-    process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, str(tmp_path / "run")],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    metrics, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 60
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
-        time.sleep(0.05)
+def test_sigterm_saves_and_says_so(tmp_path: Path) -> None:
+    process = warm.start(_COMMAND, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    process.wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == ExitCode.INTERRUPTED, errors.decode()
+    done = process.finish()
+    assert done.returncode == ExitCode.INTERRUPTED, done.stderr
     state = Checkpoints(tmp_path / "run" / "checkpoints").load()
     assert state["loop"]["counters"]["updates"] > 0

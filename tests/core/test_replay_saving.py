@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from wmplatform.replay import (
     prune,
 )
 
+from .. import warm
 from .replay_data import SPEC, episode, equal, filled
 
 
@@ -190,22 +189,15 @@ while True:
 
 
 @pytest.mark.parametrize("attempts", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_a_kill_at_any_moment_leaves_the_last_complete_save(
-    tmp_path: Path, repo_root: Path, attempts: int
-) -> None:
-    path = os.pathsep.join([str(repo_root), str(repo_root / "platform")])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+def test_a_kill_at_any_moment_leaves_the_last_complete_save(tmp_path: Path, attempts: int) -> None:
     for attempt in range(attempts):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], env=environment)
-        deadline = time.monotonic() + 60
-        while not (folder / "manifest.json").exists() and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.01)
+        process = warm.start(WRITER, folder)
+        process.wait_for((folder / "manifest.json").exists)
         time.sleep(0.03 + 0.337 * attempt / attempts)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.finish()
         manifest = json.loads((folder / "manifest.json").read_text())
         replay = restored(folder / "records", manifest, capacity=3000)
         (head,) = manifest["heads"]

@@ -1,14 +1,11 @@
 """The online loop end to end: a tiny DreamerV2 on the pixels of Pendulum."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,8 @@ from wmplatform.run_folder import RunFolder
 from wmplatform.saved_agent import open_saved
 from wmplatform.training.online import Diverged, Online, OnlineRun, OtherEvalEnv, train
 from wmplatform.types import ActionSpec, ArraySpec, EnvSpec
+
+from .. import warm
 
 TINY = {
     "encoders.cnn.depth": "2",
@@ -199,50 +198,21 @@ def test_too_many_bad_updates_stop_the_run_and_save_the_batch(
     assert len(list((tmp_path / "bad").glob("bad-batch-*.safetensors"))) == 1
 
 
-_COMMAND = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from wmplatform.config import load
-from wmplatform.training.launch import launch
-config = load([sys.argv[1]], sys.argv[3:])
-sys.exit(int(launch(config, Path(sys.argv[2]), seed=3, device="cpu")))
-"""
-
-
-def start(path: Path, repo_root: Path, bind: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(path: Path, repo_root: Path, bind: Mapping[str, str]) -> warm.Child:
     gin = repo_root / "experiments" / "dreamerv2_pendulum.gin"
-    return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, str(gin), str(path), *bindings(bind)],
-        env={**os.environ, "SDL_VIDEODRIVER": "dummy", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    words = ["--gin", gin, "--run-dir", path, "--seed", "3", "--device", "cpu"]
+    words += [word for line in bindings(bind) for word in ("--bind", line)]
+    return warm.start(warm.CLI, *words, SDL_VIDEODRIVER="dummy")
 
 
-def test_sigterm_saves_and_says_so(tmp_path: Path, repo_root: Path) -> None:
-    process = start(tmp_path / "run", repo_root, {"Online.total_agent_steps": "100000"})
-    wait_for(process, lambda: (tmp_path / "run" / "metrics.jsonl").exists())
-    time.sleep(1.0)
+def test_sigterm_before_the_first_checkpoint_saves(tmp_path: Path, repo_root: Path) -> None:
+    run = {"Online.total_agent_steps": "100000", "Online.save_every": "100000"}
+    process = start(tmp_path / "run", repo_root, run)
+    process.wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == ExitCode.INTERRUPTED, errors.decode()
+    done = process.finish()
+    assert done.returncode == ExitCode.INTERRUPTED, done.stderr
     assert Checkpoints(tmp_path / "run" / "checkpoints").latest() is not None
-
-
-def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-    """Wait for what a run does; it has long, as the machine may be busy, and must not end before.
-
-    Fails: the run ended, or took five minutes; it is killed then.
-    """
-    end = time.monotonic() + 300.0
-    while not condition():
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            _, errors = process.communicate()
-            pytest.fail(f"the run did not get there ({process.returncode}): {errors.decode()}")
-        time.sleep(0.05)
 
 
 def kill_and_check(path: Path, repo_root: Path, kills: int, seed: int) -> None:
@@ -258,10 +228,10 @@ def kill_and_check(path: Path, repo_root: Path, kills: int, seed: int) -> None:
     for _ in range(kills):
         process = start(path, repo_root, bind)
         before = newest(path)
-        wait_for(process, lambda: newest(path) > before)  # noqa: B023
+        process.wait_for(lambda: newest(path) > before)  # noqa: B023
         time.sleep(rng.uniform(0.0, 2.0))
-        process.kill()
-        process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.finish()
         seen = check_folder(path, seen)
 
 
