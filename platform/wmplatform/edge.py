@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from wmplatform.env_errors import EnvError, Misdeclared, SimulatorFault
 from wmplatform.interfaces.env_adapter import EnvSpec
 
-__all__ = ["Edge", "Observation"]
+__all__ = ["LARGEST_REWARD", "Edge", "Observation", "described"]
 
 Observation: TypeAlias = dict[str, NDArray[Any]]
+
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+"""Records hold rewards as float32; what is larger would be infinite there."""
 
 
 class Edge:
@@ -67,7 +70,7 @@ class Edge:
             SimulatorFault: it is not finite, or would not be as float32, which records hold.
         """
         reward = given if type(given) is float else self._number(given, agent_step)
-        if not -_LARGEST <= reward <= _LARGEST:
+        if not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
             what, hint = f"is {reward}", ""
             if np.isfinite(reward):
                 what += ", infinite as the float32 that records hold"
@@ -82,7 +85,7 @@ class Edge:
             what = "is missing" if given is None else f"is a {type(given).__name__}, not an array"
             raise self._error(Misdeclared, key, what, agent_step)
         if given.shape != shape or not _rounds_or_widens(given.dtype, dtype):
-            what = f"is {_described(given)} instead of {dtype} {shape}"
+            what = f"is {described(given)} instead of {dtype} {shape}"
             raise self._error(Misdeclared, key, what, agent_step)
         with np.errstate(over="ignore"):  # what is infinite then is refused
             return given.astype(dtype)
@@ -94,7 +97,7 @@ class Edge:
             return float(given)
         what = f"is {given!r}, not a number"
         if isinstance(given, np.ndarray):
-            what = f"is {_described(given)}, not one number"
+            what = f"is {described(given)}, not one number"
         raise self._error(Misdeclared, "reward", what, agent_step, _REWARD)
 
     def _error(
@@ -106,7 +109,6 @@ class Edge:
 
 
 _REWARD = "a step's reward is one finite number, such as a float"
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _rounds_or_widens(given: np.dtype[Any], declared: np.dtype[Any]) -> bool:
@@ -115,8 +117,8 @@ def _rounds_or_widens(given: np.dtype[Any], declared: np.dtype[Any]) -> bool:
     return given.kind in "iu" and declared.kind in "iu" and np.can_cast(given, declared, "safe")
 
 
-def _described(array: NDArray[Any]) -> str:
-    """Dtype, shape, and the range of the values, which tells what an array is."""
+def described(array: NDArray[Any]) -> str:
+    """Write an array's dtype, shape and range of values, which tell what it is meant to be."""
     text = f"{array.dtype} {array.shape}"
     if array.size and array.dtype.kind in "biuf":
         text += f" with values from {float(array.min()):g} to {float(array.max()):g}"

@@ -1,270 +1,33 @@
 """The checker of `EnvAdapter` against adapters that each break one law."""
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import gymnasium
-import numpy as np
 import pytest
 
 from wmplatform.contracts.env_adapter import _messages, check_env_adapter
+from wmplatform.contracts.run import check
 from wmplatform.contracts.violation import ContractViolation
-from wmplatform.envs import BadAction
 
-from .toy_envs import Drift, Env, ToyAdapter
+from .mutants.env_adapters import (
+    MUTANTS,
+    CallsTheLimitATermination,
+    DeclaresFloats,
+    GlobalGenerator,
+    LastRewardOnly,
+    OneRepeatTooMany,
+    PaintsFloats,
+    StandsStill,
+)
+from .toy_envs import Env, ToyAdapter
 
 GOOD = ToyAdapter()
-
-
-class Mutant(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Passes everything through; subclasses spoil one thing."""
-
-    def drift(self) -> Drift:
-        simulator = self.unwrapped._simulator  # type: ignore[attr-defined]
-        assert isinstance(simulator, Drift)
-        return simulator
-
-
-class IgnoresAllSeeds(Mutant):
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        return self.env.reset(seed=7, options=options)
-
-
-class IgnoresResetSeed(Mutant):
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        return self.env.reset(options=options)
-
-
-class GlobalGenerator(Mutant):
-    def __init__(self, env: Env) -> None:
-        super().__init__(env)
-        np.random.seed(5)  # noqa: NPY002 - the mistake under test
-
-    def step(self, action: Any) -> Any:
-        self.drift().place += float(np.random.normal())  # noqa: NPY002
-        return self.env.step(action)
-
-
-class ReusesBuffer(Mutant):
-    def __init__(self, env: Env) -> None:
-        super().__init__(env)
-        self.buffer = np.zeros((3, 4, 4), np.uint8)
-
-    def _reuse(self, observation: Any) -> Any:
-        self.buffer[:] = observation["pixels"]
-        return {**observation, "pixels": self.buffer}
-
-    def reset(self, **options: Any) -> Any:
-        observation, info = self.env.reset(**options)
-        return self._reuse(observation), info
-
-    def step(self, action: Any) -> Any:
-        observation, *rest = self.env.step(action)
-        return self._reuse(observation), *rest
-
-
-class FlippedView(Mutant):
-    def step(self, action: Any) -> Any:
-        observation, *rest = self.env.step(action)
-        return {**observation, "pixels": observation["pixels"][:, ::-1]}, *rest
-
-
-class Reward(Mutant):
-    def __init__(self, env: Env, change: Callable[[float], Any]) -> None:
-        super().__init__(env)
-        self.change = change
-
-    def step(self, action: Any) -> Any:
-        observation, reward, *rest = self.env.step(action)
-        return observation, self.change(float(reward)), *rest
-
-
-class EndsBothWays(Mutant):
-    def step(self, action: Any) -> Any:
-        observation, reward, _, truncated, info = self.env.step(action)
-        return observation, reward, truncated, truncated, info
-
-
-class StepsAfterTheEnd(Mutant):
-    def step(self, action: Any) -> Any:
-        self.unwrapped._no_episode = ""  # type: ignore[attr-defined]
-        return self.env.step(action)
-
-
-class AcceptsNaN(Mutant):
-    def step(self, action: Any) -> Any:
-        return self.env.step(np.nan_to_num(action))
-
-
-class AcceptsAnyShape(Mutant):
-    def step(self, action: Any) -> Any:
-        return self.env.step(action if action is None else action[:2])
-
-
-class NamelessBadAction(Mutant):
-    def step(self, action: Any) -> Any:
-        try:
-            return self.env.step(action)
-        except BadAction:
-            raise BadAction("bad action") from None
-
-
-class ScalesInsteadOfClipping(Mutant):
-    def step(self, action: Any) -> Any:
-        if np.isfinite(action).all() and np.abs(action).max() > 1:
-            action = action / np.abs(action).max()
-        return self.env.step(action)
-
-
-class LastRewardOnly(Mutant):
-    def step(self, action: Any) -> Any:
-        observation, _, *rest = self.env.step(action)
-        return observation, self.drift().place, *rest
-
-
-class OneRepeatTooMany(Mutant):
-    def step(self, action: Any) -> Any:
-        result = self.env.step(action)
-        self.drift().advance(np.clip(action, -1, 1))
-        return result
-
-
-class ClosesOnce(Mutant):
-    closed = False
-
-    def close(self) -> None:
-        if self.closed:
-            raise RuntimeError("closed already")
-        self.closed = True
-
-
-class ClosesNoisily(Mutant):
-    def close(self) -> None:
-        print("GL error", file=sys.stderr)
-
-
-class CollectedNoisily(Mutant):
-    def __del__(self) -> None:
-        os.write(2, b"GL error from a C library\n")
 
 
 class Trap:
     def __del__(self) -> None:
         raise RuntimeError("freed too late")
-
-
-class StaleFrame(Mutant):
-    frame = np.zeros((3, 4, 4), np.uint8)
-
-    def reset(self, **options: Any) -> Any:
-        observation, info = self.env.reset(**options)
-        return {**observation, "pixels": self.frame.copy()}, info
-
-    def step(self, action: Any) -> Any:
-        result = self.env.step(action)
-        self.frame = result[0]["pixels"]
-        return result
-
-
-class NoSuccess(Mutant):
-    def step(self, action: Any) -> Any:
-        *rest, info = self.env.step(action)
-        return *rest, {name: info[name] for name in info if name != "success"}
-
-
-class NoSignalsAtReset(Mutant):
-    def reset(self, **options: Any) -> Any:
-        return self.env.reset(**options)[0], {}
-
-
-class SuccessIsABool(Mutant):
-    def step(self, action: Any) -> Any:
-        *rest, info = self.env.step(action)
-        return *rest, {**info, "success": bool(info["success"])}
-
-
-class FloatPixels(Mutant):
-    def step(self, action: Any) -> Any:
-        observation, *rest = self.env.step(action)
-        return {**observation, "pixels": observation["pixels"] / np.float32(255)}, *rest
-
-
-class ExtraObservation(Mutant):
-    def reset(self, **options: Any) -> Any:
-        observation, info = self.env.reset(**options)
-        return {**observation, "extra": np.zeros(1)}, info
-
-
-class WiderActions(Mutant):
-    def __init__(self, env: Env) -> None:
-        super().__init__(env)
-        self.action_space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)
-
-
-def none(_: float) -> None:
-    return None
-
-
-def not_a_number(_: float) -> float:
-    return float("nan")
-
-
-def shorter(env: Env) -> Env:
-    return _with_limit(env, 7)
-
-
-def longer(env: Env) -> Env:
-    return _with_limit(env, 9)
-
-
-def _with_limit(env: Any, limit: int) -> Env:
-    env._spec = replace(env._spec, time_limit=limit)
-    return env
-
-
-def none_reward(env: Env) -> Env:
-    return Reward(env, none)
-
-
-def nan_reward(env: Env) -> Env:
-    return Reward(env, not_a_number)
-
-
-def array_reward(env: Env) -> Env:
-    return Reward(env, np.float32)
-
-
-MUTANTS: list[tuple[int, Callable[[Env], Env]]] = [
-    (1, IgnoresAllSeeds),
-    (1, IgnoresResetSeed),
-    (1, GlobalGenerator),
-    (2, ReusesBuffer),
-    (2, FlippedView),
-    (3, none_reward),
-    (3, nan_reward),
-    (3, array_reward),
-    (3, EndsBothWays),
-    (3, shorter),
-    (3, longer),
-    (4, StepsAfterTheEnd),
-    (4, AcceptsNaN),
-    (4, AcceptsAnyShape),
-    (4, NamelessBadAction),
-    (4, ScalesInsteadOfClipping),
-    (6, ClosesOnce),
-    (6, ClosesNoisily),
-    (6, CollectedNoisily),
-    (7, StaleFrame),
-    (8, NoSuccess),
-    (8, NoSignalsAtReset),
-    (8, SuccessIsABool),
-    (8, FloatPixels),
-    (8, ExtraObservation),
-    (8, WiderActions),
-]
 
 
 @pytest.mark.parametrize(
@@ -276,10 +39,13 @@ MUTANTS: list[tuple[int, Callable[[Env], Env]]] = [
         ToyAdapter(time_limit=None),
         ToyAdapter(time_limit=None, lifetime=5),
         ToyAdapter(time_limit=500),
+        ToyAdapter(goal=-1e9),
+        ToyAdapter(still=("pixels",), wrap=StandsStill),
     ],
 )
 def test_adapters_that_keep_the_laws_pass(adapter: ToyAdapter) -> None:
-    check_env_adapter(adapter, steps=12)
+    shorter = replace(adapter, time_limit=4) if adapter.time_limit else None
+    check_env_adapter(adapter, steps=12, shorter=shorter)
 
 
 def test_a_repeat_that_keeps_law_5_passes() -> None:
@@ -295,7 +61,9 @@ def test_an_adapter_that_declares_itself_random_may_be() -> None:
 @pytest.mark.parametrize(("law", "mutant"), MUTANTS, ids=[m.__name__ for _, m in MUTANTS])
 def test_mutant_is_caught_by_its_law(law: int, mutant: Callable[[Env], Env]) -> None:
     with pytest.raises(ContractViolation) as caught:
-        check_env_adapter(ToyAdapter(wrap=mutant), steps=12)
+        check_env_adapter(
+            ToyAdapter(wrap=mutant), steps=12, shorter=ToyAdapter(time_limit=4, wrap=mutant)
+        )
     assert (caught.value.interface, caught.value.law) == ("EnvAdapter", law), str(caught.value)
     assert str(caught.value) == f"EnvAdapter law {law}: {caught.value.what}"
 
@@ -313,6 +81,32 @@ def test_an_adapter_that_does_not_pickle_breaks_law_8() -> None:
     with pytest.raises(ContractViolation) as caught:
         check_env_adapter(ToyAdapter(wrap=lambda env: env))
     assert caught.value.law == 8
+
+
+@pytest.mark.parametrize("settings", [{}, {"time_limit": 7}, {"action_repeat": 1}])
+def test_check_gives_an_adapter_the_limits_that_show_a_lie(settings: dict[str, Any]) -> None:
+    check("envs", ToyAdapter, **settings)
+    with pytest.raises(ContractViolation) as caught:
+        check("envs", ToyAdapter, wrap=CallsTheLimitATermination, **settings)
+    assert caught.value.law == 3
+    limit = settings.get("time_limit", 8)
+    assert f"all episodes terminate after {limit} agent steps, or {limit // 2}" in caught.value.what
+
+
+def test_what_a_simulator_paints_is_told_with_dtypes_and_values() -> None:
+    with pytest.raises(ContractViolation, match=r"float64 \(3, 4, 4\) with values from .* uint8"):
+        check_env_adapter(ToyAdapter(wrap=PaintsFloats))
+
+
+def test_pictures_declared_as_floats_break_law_9() -> None:
+    with pytest.raises(ContractViolation, match="pictures are uint8") as caught:
+        check_env_adapter(DeclaresFloats())
+    assert caught.value.law == 9
+
+
+def test_shorter_must_be_shorter() -> None:
+    with pytest.raises(ValueError, match="time limit 8, which is not below 8"):
+        check_env_adapter(GOOD, shorter=GOOD)
 
 
 def test_single_must_not_repeat() -> None:

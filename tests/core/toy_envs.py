@@ -64,6 +64,7 @@ class ToyAdapter(EnvAdapter):
     goal: float = np.inf
     lifetime: int = 0
     deterministic: bool = True
+    still: tuple[str, ...] = ()
     wrap: Callable[[Env], Env] | None = None
 
     name = "toy/drift"
@@ -76,6 +77,7 @@ class ToyAdapter(EnvAdapter):
             time_limit=self.time_limit,
             signals={"success": "max", "effort": "sum"},
             deterministic=self.deterministic,
+            still=self.still,
         )
 
     def make(self, seed: int) -> Env:

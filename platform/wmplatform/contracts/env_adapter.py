@@ -6,24 +6,27 @@ This file imports no torch.
 import contextlib
 import gc
 import io
-import itertools
 import os
 import pickle  # noqa: TID251 - spawned workers pickle adapters; no file is read
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
-from numpy.typing import NDArray
 
+from wmplatform.contracts.env_player import Moment, Player, require
 from wmplatform.contracts.violation import ContractViolation
-from wmplatform.envs import BadAction, EpisodeOver, action_space, observation_space
-from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
+from wmplatform.envs import (
+    BadAction,
+    EpisodeOver,
+    action_space,
+    observation_space,
+)
+from wmplatform.interfaces.env_adapter import BadSpec, EnvAdapter, EnvSpec
 from wmplatform.sums import plain_sum
 
 __all__ = ["check_env_adapter"]
@@ -35,13 +38,15 @@ def check_env_adapter(
     steps: int = 30,
     seeds: tuple[int, int] = (0, 1),
     single: EnvAdapter | None = None,
+    shorter: EnvAdapter | None = None,
 ) -> None:
     """Check the numbered laws of `EnvAdapter` on real environments.
 
     Some laws need help to be seen. The end of an episode (laws 3 and 4) is reached only if
     `time_limit` is at most `steps`: give the adapter a short one. A repeat (law 5) is compared with
-    `single`. A frame that is stale in the same way at every reset (law 7) looks like any other:
-    compare it with the simulator's own state in a test of your own.
+    `single`, and a time limit that is called a termination (law 3) shows beside `shorter`. A frame
+    that is stale in the same way at every reset (law 7) looks like any other: compare it with the
+    simulator's own state in a test of your own.
 
     Args:
         adapter: what to check; several of its environments are started, one after another or two
@@ -50,16 +55,20 @@ def check_env_adapter(
         seeds: two seeds of different episodes.
         single: the same adapter with `action_repeat` 1 and no shorter an episode in environment
             frames.
+        shorter: the same adapter with a shorter `time_limit`.
 
     Raises:
         ContractViolation: a law does not hold; `law` is its number.
     """
-    spec = adapter.spec()
+    spec = _declared(adapter)
     copy = _check_copy(adapter, spec)
     plan = _actions(spec, steps)
     episode = _check_same_seed(adapter, copy, plan, seeds[0])
     other = _check_other_seed(adapter, plan, seeds, episode)
     _check_time_limit(spec, [episode, other])
+    _check_pictures(spec, [episode, other])
+    if shorter is not None:
+        _check_shorter(spec, shorter, plan, seeds, [episode, other])
     _check_refusals(adapter, seeds[0])
     _check_clipping(adapter, plan, seeds[0])
     if single is not None and spec.deterministic:
@@ -68,115 +77,11 @@ def check_env_adapter(
     _check_gymnasium(adapter, seeds[0])
 
 
-def _require(condition: bool, law: int, what: str) -> None:
-    if not condition:
-        raise ContractViolation("EnvAdapter", law, what)
-
-
-@dataclass(frozen=True)
-class _Moment:
-    """What one reset or step gave, copied."""
-
-    observation: dict[str, NDArray[Any]]
-    info: dict[str, Any]
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-
-    @property
-    def over(self) -> bool:
-        return self.terminated or self.truncated
-
-    def difference(self, other: "_Moment") -> str:
-        """Name what differs; empty where nothing does."""
-        for key, value in self.observation.items():
-            if not np.array_equal(value, other.observation[key]):
-                return key
-        for name in ("reward", "terminated", "truncated", "info"):
-            if getattr(self, name) != getattr(other, name):
-                return name
-        return ""
-
-
-class _Player:
-    """Plays one environment, checks everything that it gives (laws 2, 3, 8) and remembers it."""
-
-    def __init__(self, adapter: EnvAdapter, seed: int) -> None:
-        self.spec = adapter.spec()
-        self.env: gymnasium.Env[Any, Any] = adapter.make(seed)
-        self.episode: list[_Moment] = []
-        self._given: list[tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.env.close()
-
-    def reset(self, seed: int | None = None) -> None:
-        observation, info = self.env.reset(seed=seed)
-        self.episode = []
-        self._remember(_Moment(self._checked(observation), self._checked_info(info)))
-
-    def step(self, action: Any) -> None:
-        result: tuple[Any, ...] = self.env.step(action)
-        observation, reward, terminated, truncated, info = result
-        where = f"at agent step {len(self.episode)}"
-        finite = type(reward) is float and bool(np.isfinite(reward))
-        _require(finite, 3, f"reward {where} is {reward!r}, not a finite Python float")
-        booleans = isinstance(terminated, bool | np.bool_) and isinstance(
-            truncated, bool | np.bool_
-        )
-        _require(booleans, 3, f"terminated and truncated {where} are not booleans")
-        both = bool(terminated) and bool(truncated)
-        _require(not both, 3, f"terminated and truncated are both true {where}")
-        arrays, signals = self._checked(observation), self._checked_info(info)
-        self._remember(_Moment(arrays, signals, reward, bool(terminated), bool(truncated)))
-
-    def play(self, actions: Sequence[Any]) -> list[_Moment]:
-        """Step until the episode or the actions end; return the episode so far."""
-        for action in actions:
-            if self.episode[-1].over:
-                break
-            self.step(action)
-        self.check_memory()
-        return self.episode
-
-    def check_memory(self) -> None:
-        """Law 2: what was given earlier has not changed and shares nothing."""
-        for arrays, copies in self._given:
-            for key, array in arrays.items():
-                unchanged = np.array_equal(array, copies[key])
-                _require(unchanged, 2, f"{key} was changed by a later reset or step")
-        for (earlier, _), (later, _) in itertools.pairwise(self._given):
-            for key in earlier:
-                shared = np.shares_memory(earlier[key], later[key])
-                _require(not shared, 2, f"{key} shares memory with the one before it")
-
-    def _remember(self, moment: _Moment) -> None:
-        self.episode.append(moment)
-
-    def _checked(self, observation: Any) -> dict[str, NDArray[Any]]:
-        keys = set(observation) if isinstance(observation, dict) else type(observation).__name__
-        expected = set(self.spec.observations)
-        _require(keys == expected, 8, f"observations are {keys}, spec() declares {expected}")
-        for key, declared in self.spec.observations.items():
-            array = observation[key]
-            seen = f"{getattr(array, 'dtype', type(array).__name__)} {np.shape(array)}"
-            wanted = f"{np.dtype(declared.dtype)} {declared.shape}"
-            _require(seen == wanted, 8, f"{key} is {seen}, spec() declares {wanted}")
-            _require(array.flags.c_contiguous, 2, f"{key} is not contiguous")
-        copies = {key: np.array(array) for key, array in observation.items()}
-        self._given.append((dict(observation), copies))
-        return copies
-
-    def _checked_info(self, info: dict[str, Any]) -> dict[str, Any]:
-        where = "reset" if not self.episode else f"agent step {len(self.episode)}"
-        for name in self.spec.signals:
-            _require(name in info, 8, f"info has no {name!r} at {where}")
-            what = f"signal {name!r} at {where} is {info[name]!r}, not a float"
-            _require(isinstance(info[name], float), 8, what)
-        return {name: info[name] for name in self.spec.signals}
+def _declared(adapter: EnvAdapter) -> EnvSpec:
+    try:
+        return adapter.spec()
+    except BadSpec as bad:
+        raise ContractViolation("EnvAdapter", 9, bad.what) from bad
 
 
 def _actions(spec: EnvSpec, count: int) -> list[Any]:
@@ -193,16 +98,16 @@ def _check_copy(adapter: EnvAdapter, spec: EnvSpec) -> EnvAdapter:
     except Exception as error:  # noqa: BLE001 - classes choose what to raise
         raise ContractViolation("EnvAdapter", 8, f"it does not pickle: {error}") from error
     assert isinstance(copy, EnvAdapter)
-    _require(copy.spec() == spec, 8, "a pickled copy has another spec()")
+    require(copy.spec() == spec, 8, "a pickled copy has another spec()")
     return copy
 
 
 def _check_same_seed(
     adapter: EnvAdapter, copy: EnvAdapter, plan: list[Any], seed: int
-) -> list[_Moment]:
+) -> list[Moment]:
     """Law 1: two environments of one seed agree, even when stepped in turns."""
     deterministic = adapter.spec().deterministic
-    with _Player(adapter, seed) as first, _Player(copy, seed) as second:
+    with Player(adapter, seed) as first, Player(copy, seed) as second:
         _check_spaces(first.env, adapter.spec())
         first.reset()
         second.reset()
@@ -212,7 +117,7 @@ def _check_same_seed(
                 second.step(action)
             differing = first.episode[-1].difference(second.episode[-1])
             what = f"{differing} differs at agent step {number} between environments of one seed"
-            _require(not (differing and deterministic), 1, what)
+            require(not (differing and deterministic), 1, what)
             if first.episode[-1].over or second.episode[-1].over:
                 break
         first.check_memory()
@@ -229,37 +134,37 @@ def _check_spaces(env: gymnasium.Env[Any, Any], spec: EnvSpec) -> None:
         ("action_space", action_space(spec.action)),
     ):
         seen = getattr(env, name)
-        _require(seen == wanted, 8, f"{name} is {seen}, spec() declares {wanted}")
+        require(seen == wanted, 8, f"{name} is {seen}, spec() declares {wanted}")
 
 
-def _check_end(player: _Player) -> None:
+def _check_end(player: Player) -> None:
     """Law 4: a step after the end raises `EpisodeOver`."""
     if not player.episode[-1].over:
         return
     action = player.env.action_space.sample()
     seen = _raised(player, action)
-    _require(isinstance(seen, EpisodeOver), 4, f"a step after the end gave {_label(seen)}")
+    require(isinstance(seen, EpisodeOver), 4, f"a step after the end gave {_label(seen)}")
 
 
 def _check_other_seed(
-    adapter: EnvAdapter, plan: list[Any], seeds: tuple[int, int], expected: list[_Moment]
-) -> list[_Moment]:
+    adapter: EnvAdapter, plan: list[Any], seeds: tuple[int, int], expected: list[Moment]
+) -> list[Moment]:
     """Laws 1 and 7: another seed differs; after it, `reset(seed)` starts the first one again."""
-    with _Player(adapter, seeds[1]) as player:
+    with Player(adapter, seeds[1]) as player:
         player.reset()
         other = list(player.play(plan))
         if not adapter.spec().deterministic:
             return other
         differing = any(a.difference(b) for a, b in zip(expected, other, strict=False))
         differing = differing or len(expected) != len(other)
-        _require(differing, 1, f"seeds {seeds[0]} and {seeds[1]} give the same episode")
+        require(differing, 1, f"seeds {seeds[0]} and {seeds[1]} give the same episode")
         player.reset(seed=seeds[0])
         again = player.play(plan)
     _compare_replay(expected, again)
     return other
 
 
-def _compare_replay(expected: list[_Moment], again: list[_Moment]) -> None:
+def _compare_replay(expected: list[Moment], again: list[Moment]) -> None:
     later = [a.difference(b) for a, b in zip(expected[1:], again[1:], strict=False)]
     first = expected[0].difference(again[0])
     if first and not any(later) and len(expected) == len(again):
@@ -267,10 +172,10 @@ def _compare_replay(expected: list[_Moment], again: list[_Moment]) -> None:
         raise ContractViolation("EnvAdapter", 7, what)
     same = not first and not any(later) and len(expected) == len(again)
     what = "reset(seed) after another episode does not give the episode of that seed"
-    _require(same, 1, f"{what}: {first or next(filter(None, later), 'its length')} differs")
+    require(same, 1, f"{what}: {first or next(filter(None, later), 'its length')} differs")
 
 
-def _check_time_limit(spec: EnvSpec, episodes: list[list[_Moment]]) -> None:
+def _check_time_limit(spec: EnvSpec, episodes: list[list[Moment]]) -> None:
     """Law 3: the limit comes at exactly `time_limit` agent steps."""
     limit = spec.time_limit
     if limit is None:
@@ -278,11 +183,44 @@ def _check_time_limit(spec: EnvSpec, episodes: list[list[_Moment]]) -> None:
     lengths = [len(episode) - 1 for episode in episodes]
     for episode, length in zip(episodes, lengths, strict=True):
         late = length > limit or (length == limit and not episode[-1].over)
-        _require(not late, 3, f"an episode goes on after its time limit of {limit} agent steps")
+        require(not late, 3, f"an episode goes on after its time limit of {limit} agent steps")
     # A simulator may give one episode up early; the same number twice is a limit.
     early = all(episode[-1].truncated for episode in episodes) and len(set(lengths)) == 1
     what = f"episodes are truncated after {lengths[0]} agent steps, spec() declares {limit}"
-    _require(not early or lengths[0] == limit, 3, what)
+    require(not early or lengths[0] == limit, 3, what)
+
+
+def _check_shorter(
+    spec: EnvSpec,
+    shorter: EnvAdapter,
+    plan: list[Any],
+    seeds: tuple[int, int],
+    episodes: list[list[Moment]],
+) -> None:
+    """Law 3: what ends every episode at the time limit, whatever that is, is no termination."""
+    limit, other = spec.time_limit, shorter.spec().time_limit
+    if limit is None or other is None or other >= limit:
+        raise ValueError(f"shorter has the time limit {other}, which is not below {limit}")
+    short = []
+    with Player(shorter, seeds[0]) as player:
+        for seed in seeds:
+            player.reset(seed=seed)
+            short.append(list(player.play(plan)))
+    _check_time_limit(shorter.spec(), short)
+    ends = [(len(episode) - 1, episode[-1].terminated) for episode in (*episodes, *short)]
+    told = ends != [(limit, True)] * 2 + [(other, True)] * 2
+    require(told, 3, f"all episodes terminate after {limit} agent steps, or {other}: time limits")
+
+
+def _check_pictures(spec: EnvSpec, episodes: list[list[Moment]]) -> None:
+    """Law 9: a picture changes in one of the episodes."""
+    for key, declared in spec.observations.items():
+        if len(declared.shape) != 3 or key in spec.still:
+            continue
+        seen = [[moment.observation[key] for moment in episode] for episode in episodes]
+        moving = any(not np.array_equal(each, shown[0]) for shown in seen for each in shown)
+        what = f"{key} stays the same throughout episodes; spec().still names pictures that may"
+        require(moving, 9, what)
 
 
 def _check_refusals(adapter: EnvAdapter, seed: int) -> None:
@@ -290,19 +228,19 @@ def _check_refusals(adapter: EnvAdapter, seed: int) -> None:
     size, kind = adapter.spec().action.size, adapter.spec().action.kind
     bad: list[Any] = [np.full(size + 1, 0.5, np.float32), np.full(size, np.nan, np.float32), None]
     bad += [size, -1] if kind == "discrete" else [np.full(size, np.inf, np.float32)]
-    with _Player(adapter, seed) as player:
+    with Player(adapter, seed) as player:
         player.reset()
         for action in bad:
             seen = _raised(player, action)
             what = f"action {action!r} gave {_label(seen)} instead of BadAction"
-            _require(isinstance(seen, BadAction), 4, what)
+            require(isinstance(seen, BadAction), 4, what)
             assert isinstance(seen, BadAction)
             told = (seen.env, seen.key, seen.agent_step)
             wanted = (adapter.name, "action", 1)
-            _require(told == wanted, 4, f"BadAction names {told} instead of {wanted}")
+            require(told == wanted, 4, f"BadAction names {told} instead of {wanted}")
 
 
-def _raised(player: _Player, action: Any) -> Exception | None:
+def _raised(player: Player, action: Any) -> Exception | None:
     try:
         player.env.step(action)
     except Exception as error:  # noqa: BLE001 - any error but the right one is the finding
@@ -319,13 +257,13 @@ def _check_clipping(adapter: EnvAdapter, plan: list[Any], seed: int) -> None:
     spec = adapter.spec()
     if spec.action.kind == "discrete" or not spec.deterministic:
         return
-    with _Player(adapter, seed) as wild, _Player(adapter, seed) as tame:
+    with Player(adapter, seed) as wild, Player(adapter, seed) as tame:
         wild.reset()
         tame.reset()
         far = [3 * action for action in plan]
         pairs = zip(wild.play(far), tame.play([a.clip(-1, 1) for a in far]), strict=False)
         differing = [name for a, b in pairs if (name := a.difference(b))]
-        _require(not differing, 4, "an action outside [-1, 1] does not act like a clipped one")
+        require(not differing, 4, "an action outside [-1, 1] does not act like a clipped one")
 
 
 def _check_repeat(adapter: EnvAdapter, single: EnvAdapter, plan: list[Any], seed: int) -> None:
@@ -333,7 +271,7 @@ def _check_repeat(adapter: EnvAdapter, single: EnvAdapter, plan: list[Any], seed
     repeat = adapter.spec().action_repeat
     if single.spec().action_repeat != 1:
         raise ValueError(f"single must have action_repeat 1, not {single.spec().action_repeat}")
-    with _Player(adapter, seed) as big, _Player(single, seed) as small:
+    with Player(adapter, seed) as big, Player(single, seed) as small:
         big.reset()
         small.reset()
         for action in plan:
@@ -343,12 +281,12 @@ def _check_repeat(adapter: EnvAdapter, single: EnvAdapter, plan: list[Any], seed
             moment, end = big.episode[-1], small.episode[-1]
             total = plain_sum(frame.reward for frame in small.episode[start:])
             what = f"reward of {repeat} repeats is {moment.reward}, single steps sum to {total}"
-            _require(bool(np.isclose(moment.reward, total)), 5, what)
+            require(bool(np.isclose(moment.reward, total)), 5, what)
             same_end = moment.terminated == end.terminated
-            _require(same_end, 5, "repeats and single steps do not terminate together")
+            require(same_end, 5, "repeats and single steps do not terminate together")
             for key, value in moment.observation.items():
                 same = np.array_equal(value, end.observation[key])
-                _require(same, 5, f"{key} after {repeat} repeats differs from single steps")
+                require(same, 5, f"{key} after {repeat} repeats differs from single steps")
             if moment.over or end.over:
                 break
 
@@ -366,7 +304,7 @@ def _check_close(adapter: EnvAdapter, seed: int) -> None:
             raise ContractViolation("EnvAdapter", 6, what) from error
         del env
         gc.collect()
-    _require(not said, 6, f"closing left a message: {' '.join(said)[:300]}")
+    require(not said, 6, f"closing left a message: {' '.join(said)[:300]}")
 
 
 @contextlib.contextmanager
@@ -398,7 +336,7 @@ def _check_gymnasium(adapter: EnvAdapter, seed: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check_env(env, skip_render_check=True)
-    except AssertionError as error:
+    except (AssertionError, gymnasium.error.Error) as error:
         raise ContractViolation("EnvAdapter", 8, f"gymnasium's check_env: {error}") from error
     finally:
         env.close()

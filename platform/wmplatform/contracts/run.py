@@ -247,35 +247,45 @@ def _requests(make: _Maker, wiring: Wiring, options: Options) -> Report:
 def _envs(make: _Maker, wiring: Wiring, options: Options) -> Report:
     from wmplatform.contracts.env_adapter import check_env_adapter
 
-    short, single = _env_makers(make)
+    short, single, shorter = _env_makers(make)
 
-    def laws_1_to_8() -> None:
-        seeds = (options["seed"], options["seed"] + 1)
-        twin = single() if single else None
-        check_env_adapter(short(), steps=wiring["steps"], seeds=seeds, single=twin)
+    def laws_1_to_9() -> None:
+        check_env_adapter(
+            short(),
+            steps=wiring["steps"],
+            seeds=(options["seed"], options["seed"] + 1),
+            single=single() if single else None,
+            shorter=shorter() if shorter else None,
+        )
 
     report = Report("EnvAdapter", collect=options["collect"])
     _single(make, short)  # what cannot be built breaks no law
-    report.run(Law("EnvAdapter", 0, laws_1_to_8))
+    report.run(Law("EnvAdapter", 0, laws_1_to_9))
     return report
 
 
-def _env_makers(make: _Maker) -> tuple[_Maker, _Maker | None]:
-    """The adapter with short episodes and a repeat, and its twin without a repeat.
+def _env_makers(make: _Maker) -> tuple[_Maker, _Maker | None, _Maker | None]:
+    """The adapter with short episodes and a repeat, and its twins: no repeat, a shorter limit.
 
-    The end of an episode and the repeat can be seen only so. Settings that were given win, and an
-    adapter without settings of these names is taken as it is.
+    The end of an episode, the repeat and a limit that is called a termination can be seen only so.
+    Settings that were given win, and an adapter without settings of these names is taken as it is.
     """
     known = inspect.signature(make.component).parameters
     settings = {k: v for k, v in {"time_limit": 8, "action_repeat": 2}.items() if k in known}
     settings |= make.settings
-    short = _Maker(make.component, settings)
-    if "action_repeat" not in known:
-        return short, None
-    once = {**settings, "action_repeat": 1}
-    if settings.get("time_limit"):
-        once["time_limit"] = settings["time_limit"] * settings["action_repeat"]
-    return short, _Maker(make.component, once)
+    limit = settings.get("time_limit")
+
+    def twin(**changed: Any) -> _Maker:  # noqa: ANN401 - each component has its own
+        return _Maker(make.component, {**settings, **changed})
+
+    once = {"action_repeat": 1}
+    if limit:
+        once["time_limit"] = limit * settings.get("action_repeat", 1)
+    return (
+        twin(),
+        twin(**once) if "action_repeat" in known else None,
+        twin(time_limit=limit // 2) if limit and limit > 1 else None,
+    )
 
 
 def _single(make: _Maker, run: Callable[[], T]) -> T:

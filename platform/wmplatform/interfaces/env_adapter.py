@@ -63,6 +63,9 @@ class EnvSpec:
     sums them up."""
     deterministic: bool = True
     """The same seed and the same actions give the same episode, bit for bit."""
+    still: tuple[str, ...] = ()
+    """Pictures that stay the same throughout an episode, e.g. of its goal; any other that does is
+    taken for a broken camera."""
 
     def __post_init__(self) -> None:
         for key, array in self.observations.items():
@@ -108,16 +111,18 @@ class EnvAdapter(ABC):
        equal everything after it (where `deterministic`); another seed gives another one.
        `reset(seed=s)` starts the episode of seed s, whatever was played before.
     2. Observations are contiguous arrays of their own memory that later steps do not change.
-    3. Rewards are finite Python floats. `terminated` and `truncated` are never both true; a time
-       limit is a truncation and comes at exactly `time_limit` agent steps.
+    3. Rewards are Python floats that are finite as float32. `terminated` and `truncated` are never
+       both true; a time limit is a truncation and comes at exactly `time_limit` agent steps.
     4. A step after the end raises `EpisodeOver`; a non-finite or wrongly shaped action raises
        `BadAction`, which names the environment, the key and the agent step. Finite actions
        outside [-1, 1] are clipped.
     5. Repeat r equals r single steps: rewards summed, stopping at the episode's end.
     6. `close` may be called twice, and closing leaves no message behind.
     7. The frame shown after `reset` is that of the state that was reset to.
-    8. Spaces and `info` are what `spec()` declares, gymnasium's `check_env` passes, and a pickled
-       copy of the adapter makes the same environments.
+    8. Keys, shapes and dtypes, spaces and `info` are what `spec()` declares, gymnasium's
+       `check_env` passes, and a pickled copy of the adapter makes the same environments.
+    9. Pictures, which are arrays of three dimensions, are integers or booleans, and change within
+       episodes unless `spec().still` names them.
     """
 
     @abstractmethod
