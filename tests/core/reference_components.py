@@ -30,6 +30,7 @@ from wmplatform.interfaces import (
     LossBalancer,
     Objective,
     Phase,
+    RewardHead,
     Update,
     Video,
     VideoSource,
@@ -62,6 +63,7 @@ __all__ = [
     "Shift",
     "SyntheticVideos",
     "TargetCritic",
+    "TransitionHead",
     "UntilTheEnd",
     "WeighedBalancer",
 ]
@@ -163,6 +165,25 @@ class InverseHead(Head):
 
     def target(self, batch: Batch) -> Target:
         return Target(batch["action"])
+
+
+class TransitionHead(RewardHead):
+    """States before and after and the action between them predict the reward of the arrival."""
+
+    timing = "transition"
+
+    def __init__(self, features: FeatureSpec) -> None:
+        super().__init__()
+        width = sum(part.shape[0] for part in features.values())  # type: ignore[union-attr]
+        self.linear = nn.Linear(width, 1)
+
+    def forward(self, features: Features) -> Distribution:
+        assert isinstance(features, dict)
+        read = torch.cat([features["before"], features["action"], features["after"]], -1)  # type: ignore[list-item]
+        return UnitNormal(self.linear(read).squeeze(-1), event_dims=0)
+
+    def target(self, batch: Batch) -> Target:
+        return Target(batch["reward"].float())
 
 
 class RandomFrame(ContextEncoder):

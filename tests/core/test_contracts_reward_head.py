@@ -11,12 +11,16 @@ from torch import nn
 from wmplatform.contracts import check
 from wmplatform.contracts import reward_head as laws
 from wmplatform.contracts.probes import shake
-from wmplatform.distributions import UnitNormal
-from wmplatform.interfaces import Head, RewardHead
-from wmplatform.types import ArraySpec, Batch, Distribution, Features, FeatureSpec, Target
+from wmplatform.interfaces import Head
+from wmplatform.types import ArraySpec, Distribution, Features, FeatureSpec
 
 from .mutants.heads import MUTANTS
-from .reference_components import InverseHead, LinearContinueHead, LinearRewardHead
+from .reference_components import (
+    InverseHead,
+    LinearContinueHead,
+    LinearRewardHead,
+    TransitionHead,
+)
 from .subjects import Subject, holds, subjects
 
 
@@ -30,25 +34,6 @@ class FrozenLatentHead(LinearRewardHead):
     """Reads the latent without shaping it."""
 
     sends_gradient = False
-
-
-class TransitionHead(RewardHead):
-    """States before and after and the action between them predict the reward of the arrival."""
-
-    timing = "transition"
-
-    def __init__(self, features: FeatureSpec) -> None:
-        super().__init__()
-        width = sum(part.shape[0] for part in features.values())  # type: ignore[union-attr]
-        self.linear = nn.Linear(width, 1)
-
-    def forward(self, features: Features) -> Distribution:
-        assert isinstance(features, dict)
-        read = torch.cat([features["before"], features["action"], features["after"]], -1)  # type: ignore[list-item]
-        return UnitNormal(self.linear(read).squeeze(-1), event_dims=0)
-
-    def target(self, batch: Batch) -> Target:
-        return Target(batch["reward"].float())
 
 
 every_head = subjects(

@@ -15,15 +15,19 @@ from wmplatform.interfaces import Explorer
 from wmplatform.types import ActionSpec
 from wmplatform.world_model import WorldModel
 
+from .assemblies import branches, joint, stacked
 from .mutants import world_models as mutants
+from .mutants.heads import ReadsStatesThatKnowTheAnswer
 from .reference_components import (
     ActorCritic,
     BonusExplorer,
+    InverseHead,
     LinearContinueHead,
     LinearEncoder,
     LinearRewardHead,
     PlainDecoder,
     RandomFrame,
+    TransitionHead,
     WeighedBalancer,
 )
 from .reference_dynamics import BranchedDynamics, RecurrentDynamics, WindowDynamics
@@ -57,6 +61,11 @@ HEADS: dict[str, Any] = {
     "next_reward": DepartureHead,
     "quiet": QuietHead,
 }
+TRANSITIONS: dict[str, Any] = {
+    "whole": TransitionHead,
+    "ahead": joint.NextReward,
+    "inverse": InverseHead,
+}
 WITHOUT_CONTINUE = {name: head for name, head in HEADS.items() if name != "continue"}
 
 ASSEMBLIES: dict[str, Any] = {
@@ -78,6 +87,11 @@ ASSEMBLIES: dict[str, Any] = {
         WorldModel, encoder=TwoEmbeddings, dynamics=BranchedDynamics, heads=WITHOUT_CONTINUE
     ),
     "model-free": partial(WorldModel, encoder=LinearEncoder, heads=HEADS),
+    "transitions": partial(
+        WorldModel, encoder=LinearEncoder, dynamics=RecurrentDynamics, heads=TRANSITIONS
+    ),
+    "branches": lambda _: branches.build().world_model,
+    "stacked": lambda _: stacked.build().world_model,
 }
 
 
@@ -115,11 +129,20 @@ def test_each_state_is_paired_with_its_own_reward(
         (mutants.ForgetsALoss, {"reward": LinearRewardHead}, "law_2"),
         (mutants.SendsEveryGradient, {"reward": QuietHead}, "law_3"),
         (mutants.MixesRows, {"reward": LinearRewardHead}, "law_4"),
+        (mutants.DecodesTheNextImage, {}, "law_1"),
+        (mutants.DecodesAnotherRow, {}, "law_1"),
+        (mutants.LeavesOutTheLastImage, {}, "law_1"),
+        (mutants.PairsTheActionBefore, {"next": TransitionHead}, "law_1"),
+        (WorldModel, {"inverse": ReadsStatesThatKnowTheAnswer}, "law_6"),
+        (mutants.StaysInTrainMode, {}, "law_7"),
+        (mutants.LearnsInEvalMode, {}, "law_7"),
+        (mutants.ForgetsTheCarry, {}, "law_8"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
 def test_checker_catches(mutant: type[WorldModel], heads: dict[str, Any], law: str) -> None:
-    model = mutant(SPEC, encoder=LinearEncoder, dynamics=RecurrentDynamics, heads=heads)
+    parts: dict[str, Any] = {"encoder": LinearEncoder, "decoder": PlainDecoder}
+    model = mutant(SPEC, dynamics=RecurrentDynamics, heads=heads, **parts)
     report = check_world_model(model, collect=True)
     broken = {f.name[:5]: f.detail for f in report.findings if f.outcome == "broken"}
     assert "the component raised" not in broken[law], report

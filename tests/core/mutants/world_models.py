@@ -1,11 +1,13 @@
 """World models that each break one law of assembly."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wmplatform.agent import ActMemory, Agent
+from wmplatform.interfaces import Explorer, Objective, Observed, Phase, Update
 from wmplatform.types import Batch, tree_map
 from wmplatform.world_model import ModelLosses, WorldModel
 
@@ -56,6 +58,68 @@ class SendsEveryGradient(WorldModel):
         for head, sends in zip(heads, declared, strict=True):
             head.sends_gradient = sends
         return found
+
+
+class _RecastImages(WorldModel):
+    """Compares what it decodes with other images than those of its records."""
+
+    def _image_losses(self, observed: Observed, records: Batch, context: Any) -> dict[str, Tensor]:
+        return super()._image_losses(observed, {"pixels": self.recast(records["pixels"])}, context)
+
+    def recast(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class DecodesTheNextImage(_RecastImages):
+    def recast(self, pixels: Tensor) -> Tensor:
+        return pixels.roll(-1, 1)
+
+
+class DecodesAnotherRow(_RecastImages):
+    def recast(self, pixels: Tensor) -> Tensor:
+        return pixels.roll(1, 0)
+
+
+class LeavesOutTheLastImage(_RecastImages):
+    """As if it were the end of the segment that counts, and not its records."""
+
+    def recast(self, pixels: Tensor) -> Tensor:
+        return torch.cat([pixels[:, :-1], torch.zeros_like(pixels[:, -1:])], 1)
+
+
+class PairsTheActionBefore(WorldModel):
+    """A head of transitions reads the action that led into the state before."""
+
+    def _head_loss(self, name: str, seen: Any, records: Batch, metrics: Any) -> Tensor:
+        action = records["action"].roll(1, 1)
+        return super()._head_loss(name, seen, {**records, "action": action}, metrics)
+
+
+class StaysInTrainMode(WorldModel):
+    def phase(self, explorer: Explorer | None = None) -> Phase:
+        phase = super().phase(explorer)
+
+        def compute(update: Update) -> Sequence[Objective]:
+            objectives = phase.compute(update)
+            self.train()
+            return objectives
+
+        return Phase(phase.name, compute)
+
+
+class LearnsInEvalMode(WorldModel):
+    """Running statistics never follow, and dropout is never on."""
+
+    def losses(self, batch: Batch, *a: Any, **k: Any) -> ModelLosses:
+        self.eval()
+        return super().losses(batch, *a, **k)
+
+
+class ForgetsTheCarry(WorldModel):
+    """Starts every segment anew, whatever states replay kept."""
+
+    def losses(self, batch: Batch, explorer: Any = None, carry: Any = None) -> ModelLosses:
+        return super().losses(batch, explorer)
 
 
 class ForgetsALoss(WorldModel):
