@@ -17,7 +17,7 @@ from wmplatform.training.optim import Adam
 from wmplatform.types import ActionSpec
 
 from .mutants.behaviors import MUTANTS
-from .reference_components import ActorCritic, TargetCritic, UntilTheEnd
+from .reference_behaviors import ActorCritic, TargetCritic, UntilTheEnd
 from .subjects import Subject, holds, subjects
 
 every_behavior = subjects("behaviors", ActorCritic, UntilTheEnd, TargetCritic)

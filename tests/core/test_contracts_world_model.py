@@ -18,8 +18,8 @@ from wmplatform.world_model import WorldModel
 from .assemblies import branches, joint, stacked
 from .mutants import world_models as mutants
 from .mutants.heads import ReadsStatesThatKnowTheAnswer
+from .reference_behaviors import ActorCritic
 from .reference_components import (
-    ActorCritic,
     BonusExplorer,
     InverseHead,
     LinearContinueHead,

@@ -12,7 +12,7 @@ from wmplatform.distributions import UnitNormal
 from wmplatform.interfaces import Objective, Phase, Update
 from wmplatform.types import ActionSpec, Distribution, Features, FeatureSpec
 
-from ..reference_components import ActorCritic, TargetCritic, UntilTheEnd
+from ..reference_behaviors import ActorCritic, TargetCritic, UntilTheEnd
 
 
 class ActsOutOfRange(ActorCritic):
