@@ -4,41 +4,57 @@ A generation is a folder `gen-000000012` with one pair of files for each named p
 
     world_model.safetensors   the part's tensors, by their path (`encoder.trunk.0.weight`)
     world_model.json          the part's shape: dicts, lists, numbers, and where the tensors go
-    manifest.json             every file with its size and SHA-256
+    manifest.json             every file with its size and SHA-256, and a seal over all of that
 
 It is written into `.writing-*`, every file and folder is flushed to the disk, and only then it is
 renamed: a generation that can be seen is complete. Nothing is ever unpickled.
+
+Whoever reads a part may say of which form it has to be. That is compared with the JSON and with the
+header of the tensors, before any tensor is read. The manifest's format is 2; format 1, which had no
+seal, is read as well.
 """
 
 import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 from torch import Tensor
 
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.files import (
+    CannotRead,
     DiskFull,
     explained_writes,
+    is_sealed,
+    open_regular,
+    parse_json,
+    read_regular,
     remove,
+    sealed,
     sync_folder,
     to_json,
     write_durably,
 )
+from wmplatform.forms import ANY, TEXT, Array, Named, OtherForm, Whole, check_form
+from wmplatform.tensor_files import read_header
 from wmplatform.tree_json import from_plain, to_plain
 
 __all__ = ["Checkpoints", "DiskFull", "UnreadableCheckpoint"]
 
-_FORMAT = 1
+_T = TypeVar("_T")
+_FORMAT = 2
+_UNSEALED = 1
 _MANIFEST = "manifest.json"
-_NAME = re.compile(r"gen-(\d{9,})")
+_MOST_JSON_BYTES = 1 << 25
+_NAME = re.compile(r"gen-([0-9]{9,})")
 _PART = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]")
+_FILES = Named({"bytes": Whole(), "sha256": TEXT})
 
 
 class UnreadableCheckpoint(PlatformError):
@@ -81,8 +97,9 @@ class Checkpoints:
         """Number every complete generation, oldest first."""
         if not self.directory.is_dir():
             return []
-        names = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
-        return sorted(int(match[1]) for match in names if match)
+        names = {path.name for path in self.directory.iterdir()}
+        found = (int(match[1]) for match in map(_NAME.fullmatch, names) if match)
+        return sorted(number for number in found if self.path(number).name in names)
 
     def latest(self) -> int | None:
         """Return the newest generation, or None where there is none."""
@@ -117,7 +134,8 @@ class Checkpoints:
                 self._write(aside, generation, state)
                 os.rename(aside, self.path(generation))
             except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
+                with suppress(OSError):
+                    remove(aside)
                 raise
             sync_folder(self.directory)
         self._remove(self.generations()[: -self.keep])
@@ -133,23 +151,62 @@ class Checkpoints:
         names = [name for name in self._manifest(generation) if name.endswith(".json")]
         return {name[:-5]: self.load_part(name[:-5], generation) for name in names}
 
-    def load_part(self, part: str, generation: int | None = None) -> Any:
+    def load_part(self, part: str, generation: int | None = None, form: Any = ANY) -> Any:
         """Read one part of a generation, e.g. `world_model`, without the others.
+
+        Args:
+            part: its name.
+            generation: the newest unless given.
+            form: of which it has to be, see `wmplatform.forms`.
 
         Raises:
             UnreadableCheckpoint: names the file, the reason, and the way back.
         """
         generation = self._existing(generation)
         files = self._manifest(generation)
-        plain = self._parsed(generation, f"{part}.json", files)
+        plain, arrays = self._outlined(part, generation, files, form)
         tensors: dict[str, Tensor] = {}
-        if f"{part}.safetensors" in files:
-            content = self._checked(generation, f"{part}.safetensors", files)
+        if arrays:
+            name = f"{part}.safetensors"
+            content = self._checked(generation, name, files[name])
             try:
                 tensors = safetensors.torch.load(content)
             except safetensors.SafetensorError as error:
-                raise self._bad(generation, f"{part}.safetensors", f"is broken: {error}") from error
+                raise self._bad(generation, name, f"is broken: {error}") from error
+            except MemoryError:
+                size = f"{len(content)} bytes"
+                raise self._bad(generation, name, f"does not fit into memory: {size}") from None
         return from_plain(plain, tensors)
+
+    def restore_part(self, generation: int, part: str, form: Any, load: Callable[[Any], _T]) -> _T:
+        """Read a part of a certain form, hand it to whom it belongs, and return its answer.
+
+        Args:
+            generation: that is there.
+            part: its name.
+            form: of which it has to be.
+            load: takes it over; a ValueError says that it is none of its own.
+
+        Raises:
+            UnreadableCheckpoint: as `load_part` and `load` say.
+        """
+        state = self.load_part(part, generation, form)
+        try:
+            return load(state)
+        except ValueError as error:
+            raise self._bad(
+                generation, f"{part}.json", f"does not fit this run: {error}"
+            ) from error
+
+    def outline(self, part: str, generation: int | None = None, form: Any = ANY) -> Any:
+        """Read a part with an `Array`, dtype and shape, in the place of each tensor.
+
+        Raises:
+            UnreadableCheckpoint: as `load_part` says.
+        """
+        generation = self._existing(generation)
+        plain, arrays = self._outlined(part, generation, self._manifest(generation), form)
+        return from_plain(plain, arrays)
 
     def parts(self, generation: int | None = None) -> list[str]:
         """Name the parts of a generation."""
@@ -183,7 +240,7 @@ class Checkpoints:
                 write_durably(aside / name, content)
                 files[name] = _fingerprint(content)
         manifest = {"format": _FORMAT, "generation": generation, "files": files}
-        write_durably(aside / _MANIFEST, to_json(manifest).encode())
+        write_durably(aside / _MANIFEST, to_json(sealed(manifest)).encode())
         sync_folder(aside)
 
     def _refuse_old(self, generation: int) -> None:
@@ -214,31 +271,71 @@ class Checkpoints:
         return generation
 
     def _manifest(self, generation: int) -> dict[str, dict[str, Any]]:
-        manifest = self._parsed(generation, _MANIFEST, None)
-        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-            raise self._bad(generation, _MANIFEST, f"is not of format {_FORMAT}")
-        files = manifest.get("files")
-        if not isinstance(files, dict):
-            raise self._bad(generation, _MANIFEST, "does not list its files")
-        return files
-
-    def _parsed(self, generation: int, name: str, files: dict[str, dict[str, Any]] | None) -> Any:
-        content = self._checked(generation, name, files)
+        """Read what files a generation has, by name, each with `bytes` and `sha256`."""
+        manifest = self._parsed(generation, _MANIFEST, {"bytes": _MOST_JSON_BYTES})
+        if not isinstance(manifest, dict) or manifest.get("format") not in (_UNSEALED, _FORMAT):
+            raise self._bad(generation, _MANIFEST, f"is not of format {_FORMAT} or {_UNSEALED}")
+        if manifest["format"] != _UNSEALED and not is_sealed(manifest):
+            raise self._bad(generation, _MANIFEST, "was altered: its seal differs")
+        files: Any = manifest.get("files")
         try:
-            return json.loads(content)
+            check_form(files, _FILES, ("files",))
         except ValueError as error:
-            raise self._bad(generation, name, f"is not JSON: {error}") from error
+            raise self._bad(generation, _MANIFEST, f"does not list its files: {error}") from None
+        return dict(files)
 
-    def _checked(self, generation: int, name: str, files: dict[str, Any] | None) -> bytes:
-        """Read a file and compare it with the manifest's entry, where there is one."""
-        if files is not None and name not in files:
+    def _outlined(
+        self, part: str, generation: int, files: dict[str, dict[str, Any]], form: Any
+    ) -> tuple[Any, dict[str, Array]]:
+        """Read a part's JSON and the header of its tensors, and compare both with a form."""
+        name, arrays = f"{part}.json", {}
+        if name not in files:
             raise self._bad(generation, name, "has no such part")
+        plain = self._parsed(generation, name, files[name])
+        if f"{part}.safetensors" in files:
+            arrays = self._header(generation, f"{part}.safetensors", files)
         try:
-            content = (self.path(generation) / name).read_bytes()
-        except OSError as error:
-            raise self._bad(generation, name, f"cannot be read: {error.strerror}") from error
-        if files is not None and _fingerprint(content) != files[name]:
-            lengths = f"{len(content)} bytes, {files[name].get('bytes')} were written"
+            outline = from_plain(plain, arrays)
+        except ValueError as error:
+            raise self._bad(generation, name, f"was altered: {error}") from None
+        try:
+            check_form(outline, form, (part,))
+        except OtherForm as error:
+            raise self._bad(generation, name, f"does not fit this run: {error}") from None
+        return plain, arrays
+
+    def _header(self, generation: int, name: str, files: dict[str, Any]) -> dict[str, Array]:
+        path, expected = self.path(generation) / name, files[name]["bytes"]
+        try:
+            with open_regular(path, self.directory) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected:
+                    reason = f"is damaged: it has {size} bytes, {expected} were written"
+                    raise self._bad(generation, name, reason)
+                return read_header(file, size)
+        except CannotRead as error:
+            raise self._bad(generation, name, error.reason) from None
+        except ValueError as error:
+            raise self._bad(generation, name, f"is broken: {error}") from None
+
+    def _parsed(self, generation: int, name: str, entry: dict[str, Any]) -> Any:
+        if entry["bytes"] > _MOST_JSON_BYTES:
+            raise self._bad(generation, name, f"would have {entry['bytes']} bytes of JSON")
+        content = self._checked(generation, name, entry)
+        try:
+            return parse_json(content)
+        except ValueError as error:
+            raise self._bad(generation, name, f"is not JSON: {error}") from None
+
+    def _checked(self, generation: int, name: str, entry: dict[str, Any]) -> bytes:
+        """Read a file and compare it with the manifest's entry."""
+        path = self.path(generation) / name
+        try:
+            content = read_regular(path, self.directory, at_most=entry["bytes"])
+        except CannotRead as error:
+            raise self._bad(generation, name, error.reason) from None
+        if "sha256" in entry and _fingerprint(content) != entry:
+            lengths = f"{len(content)} bytes, {entry['bytes']} were written"
             raise self._bad(generation, name, f"is damaged: its checksum differs ({lengths})")
         return content
 
@@ -253,6 +350,8 @@ def _encoded(part: str, tree: Any) -> dict[str, bytes]:
         raise ValueError(f"{part!r} cannot name a part of a checkpoint: it names a file")
     plain, tensors = to_plain(tree, part)
     files = {f"{part}.json": json.dumps(plain, allow_nan=False).encode()}
+    if len(files[f"{part}.json"]) > _MOST_JSON_BYTES:
+        raise ValueError(f"{part} has more than {_MOST_JSON_BYTES} bytes of JSON: use tensors")
     if tensors:
         files[f"{part}.safetensors"] = safetensors.torch.save(_separate(tensors))
     return files

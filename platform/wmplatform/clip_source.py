@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wmplatform.forms import ANY
 from wmplatform.interfaces.env_adapter import ActionSpec, ArraySpec, EnvSpec
 
 if TYPE_CHECKING:
@@ -32,8 +33,16 @@ class ClipSource(Protocol):
         """Return tensors and JSON values from which `load_state_dict` goes on."""
         ...
 
+    def state_form(self) -> Any:
+        """Of which form a state has to be (`wmplatform.forms`), compared before it is read."""
+        return ANY
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Raises:
+            ValueError: it is none of this source's.
+        """
         ...
 
     def close(self) -> None:

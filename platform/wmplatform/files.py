@@ -7,6 +7,7 @@ belongs to and reached through no link below that. This file imports no torch.
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -297,13 +298,15 @@ def to_json(value: Mapping[str, Any]) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read strict JSON: no key twice in one object, no NaN, and no more than 64 levels.
+    """Read strict JSON: no key twice, no NaN, no infinity, and no more than 64 levels.
 
     Raises:
         ValueError: it is anything else.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        value = json.loads(
+            text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError(f"it has more than {_DEEPEST} levels") from None
     level, depth = [value], 0
@@ -334,6 +337,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key stands there twice")
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text[:20])
 
 
 def _no_number(name: str) -> float:

@@ -5,9 +5,11 @@ dynamics keeps the action-free part that was pre-trained under the name it had t
 pre-training run's `dynamics.action_free` fits the `dynamics.action_free` of fine-tuning.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -15,12 +17,15 @@ from wmplatform.agent import Agent
 from wmplatform.checkpoint import Checkpoints
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.files import replace_file, to_json
+from wmplatform.forms import TENSOR, Array, Holding, Maybe, Named, Whole
 
 __all__ = ["DoesNotFit", "NothingToLoad", "Transferred", "transfer"]
 
 _PARTED = ("dynamics", "heads")
 """Components of the world model whose children are components too."""
 _SHOWN = 12
+_LOOP = Holding({"counters": Holding({"updates": Maybe(Whole())})})
+_T = TypeVar("_T")
 
 
 class NothingToLoad(PlatformError):
@@ -103,23 +108,25 @@ def transfer(
         UnreadableCheckpoint: it is damaged.
     """
     checkpoints, generation = _find(Path(source))
-    weights: dict[str, Tensor] = checkpoints.load_part("world_model", generation)
-    updates = checkpoints.load_part("loop", generation)["counters"].get("updates", 0)
+    outline: dict[str, Array] = checkpoints.outline("world_model", generation, Named(TENSOR))
+    counters = checkpoints.load_part("loop", generation, _LOOP)["counters"]
     model, path = agent.world_model, checkpoints.path(generation)
-    mine, theirs = _components(model.state_dict()), _components(weights)
+    mine, theirs = _components(model.state_dict()), _components(outline)
     chosen = _chosen(modules, [name for name in mine if name in theirs])
     if modules is not None:
-        _check_names(path, chosen, model.state_dict(), weights)
-    problems = [p for pair in chosen for p in _differences(*pair, model, weights)]
+        _check_names(path, chosen, model.state_dict(), outline)
+    problems = [p for pair in chosen for p in _differences(*pair, model, outline)]
     if modules is None:
-        problems += _strangers(weights, mine)
+        problems += _strangers(outline, mine)
     if problems:
         raise DoesNotFit(path, problems)
+    # Everything fits: only now is a tensor read.
+    weights: dict[str, Tensor] = checkpoints.load_part("world_model", generation)
     for here, there in chosen:
         model.get_submodule(here).load_state_dict(_below(weights, there))
     return Transferred(
         source=str(path),
-        updates=int(updates),
+        updates=counters.get("updates", 0),
         loaded={here: _size(model.get_submodule(here)) for here, _ in chosen},
         fresh=(
             *_left(model.state_dict(), [here for here, _ in chosen]),
@@ -144,9 +151,8 @@ def _find(source: Path) -> tuple[Checkpoints, int]:
     Raises:
         NothingToLoad: none.
     """
-    name = source.name
-    if name.startswith("gen-") and name[4:].isdecimal() and source.is_dir():
-        return Checkpoints(source.parent), int(name[4:])
+    if (one := re.fullmatch("gen-([0-9]+)", source.resolve().name)) and source.is_dir():
+        return Checkpoints(source.resolve().parent), int(one[1])
     for folder in (source / "checkpoints", source):
         newest = Checkpoints(folder).latest()
         if newest is not None:
@@ -171,7 +177,7 @@ def _check_names(
     path: Path,
     chosen: Sequence[tuple[str, str]],
     mine: Mapping[str, Tensor],
-    theirs: Mapping[str, Tensor],
+    theirs: Mapping[str, Array],
 ) -> None:
     """Check that the chosen modules exist on both sides.
 
@@ -197,36 +203,36 @@ def _check_names(
 
 
 def _differences(
-    name: str, there: str, model: nn.Module, weights: Mapping[str, Tensor]
+    name: str, there: str, model: nn.Module, outline: Mapping[str, Array]
 ) -> list[str]:
     """List the tensors of a module that are not the same on both sides."""
-    mine, theirs = _below(model.state_dict(), name), _below(weights, there)
+    mine = _below({key: Array.of(x) for key, x in model.state_dict().items()}, name)
+    theirs = _below(outline, there)
     found = []
     for key in sorted({*mine, *theirs}):
         if key not in theirs:
-            found.append(f"{name}.{key}: {_shape(mine[key])} is not in the checkpoint")
+            found.append(f"{name}.{key}: {mine[key]} is not in the checkpoint")
         elif key not in mine:
-            found.append(f"{name}.{key}: {_shape(theirs[key])} is in the checkpoint only")
-        elif _shape(mine[key]) != _shape(theirs[key]):
-            here, saved = _shape(mine[key]), _shape(theirs[key])
-            found.append(f"{name}.{key}: {here} here, {saved} in the checkpoint")
+            found.append(f"{name}.{key}: {theirs[key]} is in the checkpoint only")
+        elif mine[key] != theirs[key]:
+            found.append(f"{name}.{key}: {mine[key]} here, {theirs[key]} in the checkpoint")
     return found
 
 
-def _strangers(weights: Mapping[str, Tensor], mine: Collection[str]) -> list[str]:
+def _strangers(outline: Mapping[str, Array], mine: Collection[str]) -> list[str]:
     """List the tensors of the checkpoint's components that the world model does not have.
 
     Loading everything means everything: what has no place here must be left out by name.
     """
     return [
-        f"{name}.{key}: {_shape(x)} is in the checkpoint only"
-        for name in _components(weights)
+        f"{name}.{key}: {x} is in the checkpoint only"
+        for name in _components(outline)
         if name not in mine
-        for key, x in _below(weights, name).items()
+        for key, x in _below(outline, name).items()
     ]
 
 
-def _below(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def _below(weights: Mapping[str, _T], name: str) -> dict[str, _T]:
     """Tensors of a module, by their names within it."""
     prefix = f"{name}."
     return {key[len(prefix) :]: x for key, x in weights.items() if key.startswith(prefix)}
@@ -246,10 +252,6 @@ def _left(tensors: Collection[str], chosen: Collection[str]) -> list[str]:
         if left:
             found.append(name if len(left) == len(mine) else f"the rest of {name}")
     return found
-
-
-def _shape(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _size(module: nn.Module) -> int:

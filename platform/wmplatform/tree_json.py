@@ -16,6 +16,8 @@ from torch import Tensor
 __all__ = ["from_plain", "to_plain"]
 
 _RESERVED = "__metadata__"  # the one name that a safetensors file keeps for itself
+_DEEPEST = 20
+"""Levels of a tree; `$dict` makes three levels of JSON of one, and `parse_json` reads 64."""
 
 
 def to_plain(tree: Any, name: str = "state") -> tuple[Any, dict[str, Tensor]]:
@@ -31,31 +33,60 @@ def to_plain(tree: Any, name: str = "state") -> tuple[Any, dict[str, Tensor]]:
         within a key, is written "~1", and "~" is written "~0").
 
     Raises:
-        TypeError: names the path of a key or leaf of another type.
+        TypeError: names the path of a key or leaf of another type, or below 20 levels.
     """
     tensors: dict[str, Tensor] = {}
     return _plain(tree, (), name, tensors), tensors
 
 
-def from_plain(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+def from_plain(plain: Any, tensors: Mapping[str, Any]) -> Any:
     """Put together what `to_plain` took apart.
 
+    Args:
+        plain: the value; as `parse_json` gives it, it has few levels.
+        tensors: by path; or what stands for them.
+
     Raises:
-        KeyError: a tensor is missing.
+        ValueError: it is nothing that `to_plain` gives, or its tensors are others.
     """
+    left = dict(tensors)
+    tree = _tree(plain, left)
+    if left:
+        raise ValueError(f"the tensor {next(iter(left))!r} belongs nowhere")
+    return tree
+
+
+def _tree(plain: Any, left: dict[str, Any]) -> Any:
+    """Put a part together, taking its tensors out of those that are left."""
     if isinstance(plain, list):
-        return [from_plain(item, tensors) for item in plain]
+        return [_tree(item, left) for item in plain]
     if not isinstance(plain, dict):
         return plain
-    if "$tensor" in plain:
-        return tensors[plain["$tensor"]]
-    if "$float" in plain:
-        return float(plain["$float"])
-    pairs = plain["$dict"] if "$dict" in plain else plain.items()
-    return {key: from_plain(value, tensors) for key, value in pairs}
+    special = next((key for key in plain if key.startswith("$")), None)
+    if special is None:
+        return {key: _tree(value, left) for key, value in plain.items()}
+    inner = plain[special]
+    if len(plain) == 1:
+        if special == "$tensor" and isinstance(inner, str) and inner in left:
+            return left.pop(inner)
+        if special == "$float" and inner in ("nan", "inf", "-inf"):
+            return float(inner)
+        if special == "$dict" and _are_pairs(inner):
+            return {key: _tree(value, left) for key, value in inner}
+    raise ValueError(f"{special!r} does not stand for a tensor, a float or a dict: {inner!r:.60}")
+
+
+def _are_pairs(value: Any) -> bool:
+    """Whether a value lists keys, none of them twice, with their values."""
+    pairs = isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in value
+    )
+    return pairs and len({key for key, _ in value}) == len(value)
 
 
 def _plain(tree: Any, path: tuple[str | int, ...], name: str, tensors: dict[str, Tensor]) -> Any:
+    if len(path) > _DEEPEST:
+        raise TypeError(f"{_shown(name, path)} lies too deep to be saved")
     if isinstance(tree, Tensor):
         flat = _flat_name(path)
         tensors[flat] = tree

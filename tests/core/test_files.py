@@ -136,6 +136,7 @@ def test_a_link_in_the_way_of_a_new_file_is_not_followed(tmp_path: Path) -> None
     [
         ('{"a": 1, "a": 2}', "twice"),
         ("[NaN]", "NaN"),
+        ("[1e999]", "1e999 is no number"),
         ("[" * 100_000 + "]" * 100_000, "64 levels"),
         ("[" * 66 + "]" * 66, "64 levels"),
         ('{"a":' * 66 + "1" + "}" * 66, "64 levels"),

@@ -81,8 +81,7 @@ def test_killed_writers_leave_whole_lines_in_order(metrics: Path) -> None:
         "from wmplatform.json_lines import JsonLines, read_json_lines\n"
         "path = Path(sys.argv[1]); lines = JsonLines(path)\n"
         "n = len(list(read_json_lines(path)))\n"
-        "print(flush=True)\n"
-        "while True:\n    lines.append({'n': n, 'x': 'y' * 200}); n += 1"
+        "while True:\n    lines.append({'n': n, 'x': 'y' * 200}); n += 1; print(flush=True)"
     )
     script = metrics.with_name("script.py")
     script.write_text(code)

@@ -1,6 +1,7 @@
 """Replay on the disk: increments, kills, damage, a full disk; and batches drawn ahead."""
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from wmplatform.files import DiskFull
@@ -26,7 +28,7 @@ from wmplatform.replay import (
 )
 
 from .. import warm
-from .replay_data import SPEC, episode, equal, filled
+from .replay_data import SPEC, episode, equal, filled, records
 
 
 def restored(folder: Path, manifest: Any, **settings: Any) -> Replay:
@@ -158,6 +160,109 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UnreadableReplay, match="missing"):
         restored(tmp_path, manifest)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "sparse"])
+def test_records_are_read_from_regular_files_of_their_size(tmp_path: Path, kind: str) -> None:
+    manifest = filled([4]).save(tmp_path / "records")
+    path = tmp_path / "records" / manifest["chunks"][0]["file"]
+    path.rename(tmp_path / "outside")
+    if kind == "link":
+        path.symlink_to(tmp_path / "outside")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 42)
+        manifest["chunks"][0]["size_bytes"] = 1 << 42
+    with pytest.raises(UnreadableReplay) as caught:
+        restored(tmp_path / "records", manifest)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "records-1.safetensors"])
+def test_records_lie_in_files_of_replay_only(tmp_path: Path, name: str) -> None:
+    manifest = filled([4]).save(tmp_path / "records")
+    (tmp_path / "records" / manifest["chunks"][0]["file"]).rename(tmp_path / "outside.safetensors")
+    manifest["chunks"][0]["file"] = name
+    with pytest.raises(UnreadableReplay, match="no file of records has"):
+        restored(tmp_path / "records", manifest)
+
+
+def change(manifest: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Give a copy of a manifest with another value in one place."""
+    changed = json.loads(json.dumps(manifest))
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("heads", 0), -1),
+        (("heads", 0), 1 << 50),
+        (("heads", 0), 4),
+        (("heads",), []),
+        (("heads",), {}),
+        (("closed",), [[0, 9]]),
+        (("closed",), [[3, 0]]),
+        (("closed",), [[0]]),
+        (("chunks", 0, "spans"), [[0, 0, 1 << 41]]),  # 18 TB of positions
+        (("chunks", 0, "spans"), [[0, 0, 4]]),
+        (("chunks", 0, "spans"), [[7, 0, 5]]),
+        (("chunks", 0, "spans"), [[0, 0, 5], [0, 0, 5]]),
+        (("chunks", 0, "spans"), [[0, -5, 5]]),
+        (("chunks", 0, "spans"), "x"),
+        (("chunks", 0, "size_bytes"), 2.5),
+        (("chunks", 0), None),
+        (("chunks",), []),
+        (("generator",), "AAAA"),
+        (("generator",), "no base 64"),
+        (("generator",), None),
+    ],
+)
+def test_a_forged_manifest_is_refused_before_anything_is_allocated(
+    tmp_path: Path, path: tuple[Any, ...], value: Any
+) -> None:
+    manifest = filled([4]).save(tmp_path)
+    with pytest.raises((ValueError, UnreadableReplay)):
+        restored(tmp_path, change(manifest, path, value))
+
+
+def test_files_of_other_columns_are_refused_by_their_header(tmp_path: Path) -> None:
+    manifest = filled([4]).save(tmp_path)
+    path = tmp_path / manifest["chunks"][0]["file"]
+    columns = safetensors.torch.load(path.read_bytes())
+    columns["reward"] = columns["reward"].double()
+    content = safetensors.torch.save(columns)
+    path.write_bytes(content)
+    manifest["chunks"][0] |= {
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    with pytest.raises(UnreadableReplay, match=r"reward is float64 \[5\], not float32 \[5\]"):
+        restored(tmp_path, manifest)
+
+
+def test_a_larger_ring_makes_no_episode_of_records_that_are_gone(tmp_path: Path) -> None:
+    """Stream 1's oldest records keep a file in which stream 0's are long overwritten."""
+    replay = Replay(SPEC, 2, capacity=20)
+    replay.extend(torch.cat([episode(5, running=True), episode(5, stream=1)]))
+    replay.save(tmp_path)
+    replay.extend(records([False] * 6, [False] * 6, number=6))
+    replay.save(tmp_path)
+    replay.extend(records([False] * 5, [False] * 5, number=12))
+    replay.extend(episode(4, number=17))
+    manifest = replay.save(tmp_path)
+    assert [chunk["spans"][0] for chunk in manifest["chunks"]] == [[0, 0, 6], [0, 12, 10]]
+    larger = Replay(SPEC, 2, capacity=200)
+    larger.restore(tmp_path, manifest)
+    assert replay.episodes == larger.episodes == 2
+    lengths = {int(each) for each in larger.sampler._long_enough(1)[2]}
+    assert lengths == {5, 6}
 
 
 def test_a_replay_of_another_layout_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from wmplatform.analysis.results import CannotAnalyse
 from wmplatform.checkpoint import Checkpoints
 from wmplatform.clip_source import ClipSource
 from wmplatform.evaluation import Evaluation
-from wmplatform.replay import Replay
+from wmplatform.replay import Manifest, Replay
+from wmplatform.replay.chunks import MANIFEST
 from wmplatform.saved_agent import SavedAgent
 from wmplatform.types import Batch
 from wmplatform.videos.clips import Clips
@@ -158,11 +159,15 @@ def _remembered(
     spec, checkpoints = saved.agent.spec, Checkpoints(run_dir / "checkpoints")
     if "replay" not in checkpoints.parts(saved.generation):
         raise CannotAnalyse("the run has no replay", hint="name prepared videos: --data FOLDER")
-    manifest = checkpoints.load_part("replay", saved.generation)
-    heads = manifest["heads"]
-    rows = max(min(max(heads), _NEWEST // len(heads)), (spec.time_limit or 0) + 1)
-    replay = Replay(spec, len(heads), capacity=rows * len(heads))
-    replay.restore(run_dir / "replay", manifest)
+
+    def restored(manifest: Manifest) -> Replay:
+        heads = manifest["heads"]
+        rows = max(min(max(heads), _NEWEST // len(heads)), (spec.time_limit or 0) + 1)
+        replay = Replay(spec, len(heads), capacity=rows * len(heads))
+        replay.restore(run_dir / "replay", manifest)
+        return replay
+
+    replay = checkpoints.restore_part(saved.generation, "replay", MANIFEST, restored)
     replay.sampler.generator.manual_seed(seed)
     found = replay.segments(clips, length)
     return {key: found[key] for key in (*spec.observations, "action", "is_first")}

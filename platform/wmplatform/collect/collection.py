@@ -44,7 +44,8 @@ from wmplatform.collect.torch_envs import (
     VectorStreams,
 )
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.interfaces.env_adapter import EnvAdapter
+from wmplatform.forms import ANY, Array, Either, Many, Maybe, Whole
+from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.records import to_records
 from wmplatform.torchrl_parts import BaseCollector, Collector
 
@@ -190,6 +191,21 @@ class Collection:
             "memory": self.policy.memory_state(),
         }
 
+    def state_form(self, memory: Any = ANY) -> Any:
+        """Of which form `load_state_dict` takes a state.
+
+        Args:
+            memory: form of the agent's memory of all streams, packed.
+        """
+        started = {
+            "streams": Many(_snapshot_form(self.spec)),
+            "agent_steps": Whole(),
+            "started": Many(Whole()),
+            "tally": self._tally.state_form(),
+            "memory": Either(None, memory),
+        }
+        return Either({"streams": None}, started)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there at the first `collect`, bit for bit where the environment allows it.
 
@@ -198,6 +214,7 @@ class Collection:
         Raises:
             RuntimeError: this collection has been used.
             BadCollection: the state has another number of streams.
+            ValueError: its parts do not go together.
         """
         if self._collector is not None:
             raise RuntimeError("load_state_dict comes before the first collect")
@@ -206,6 +223,8 @@ class Collection:
                 f"the saved run has {len(state['started'])} streams, this one {self.streams}",
                 hint="use the configuration that the run was started with",
             )
+        if state["streams"] is not None:
+            _refuse_odd_state(state)
         self._restored = state
 
     def close(self) -> None:
@@ -219,8 +238,8 @@ class Collection:
     def _start(self, warmup: bool) -> None:
         state = self._restored
         if state is not None and state["streams"] is not None:
-            self._agent_steps = int(state["agent_steps"])
-            self._started = [int(count) for count in state["started"]]
+            self._agent_steps = state["agent_steps"]
+            self._started = list(state["started"])
             self._tally.load_state_dict(state["tally"])
             self.policy.load_memory(state["memory"])
         self.policy.set_clock(self._agent_steps, warmup=warmup)
@@ -344,6 +363,38 @@ def _refuse_odd(num_envs: int, processes: int, steps: int) -> None:
         )
 
 
+def _snapshot_form(spec: EnvSpec) -> Any:
+    """Of which form a saved `Snapshot` is."""
+    seen = {key: Array(array.dtype, array.shape) for key, array in spec.observations.items()}
+    seen |= {name: Array("float32", (1,)) for name in spec.signals}
+    return {
+        "episode": Whole(least=-1),
+        "actions": Array("float32", (None, spec.action.size)),
+        "observation": Either({}, {**seen, IS_INIT: Array("uint8", (1,))}),
+        # Older runs did not count faults.
+        "agent_steps": Maybe(Whole()),
+        "faults": Maybe(Many(Whole())),
+    }
+
+
+def _refuse_odd_state(state: Mapping[str, Any]) -> None:
+    """Compare the parts of a state with each other.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    streams = len(state["started"])
+    if len(state["streams"]) not in (0, streams) or len(state["tally"]["running"]) != streams:
+        raise ValueError(f"not all parts are of {streams} streams")
+    for snapshot in state["streams"]:
+        if snapshot["observation"] and snapshot["episode"] < 0:
+            raise ValueError("a stream has seen something before its first episode")
+        if len(snapshot["actions"]) > state["agent_steps"]:
+            raise ValueError("an episode has more actions than there were agent steps")
+        if not snapshot["actions"].isfinite().all():
+            raise ValueError("an action is not finite")
+
+
 def _to_tensors(snapshot: Snapshot) -> dict[str, Any]:
     # Copies: these outlive the environment's next step.
     seen = {key: torch.from_numpy(value.copy()) for key, value in snapshot["observation"].items()}
@@ -353,10 +404,9 @@ def _to_tensors(snapshot: Snapshot) -> dict[str, Any]:
 
 def _to_arrays(saved: Mapping[str, Any]) -> Snapshot:
     return {
-        "episode": int(saved["episode"]),
+        "episode": saved["episode"],
         "actions": np.asarray(saved["actions"].cpu().numpy(), np.float32),
         "observation": {key: value.cpu().numpy() for key, value in saved["observation"].items()},
-        # Older runs did not count faults.
-        "agent_steps": int(saved.get("agent_steps", 0)),
-        "faults": [int(at) for at in saved.get("faults", ())],
+        "agent_steps": saved.get("agent_steps", 0),
+        "faults": list(saved.get("faults", ())),
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
+from wmplatform.forms import REAL, Many, Whole
 from wmplatform.interfaces.env_adapter import EnvSpec
 
 __all__ = ["EpisodeStats", "EpisodeTally"]
@@ -61,6 +62,10 @@ class EpisodeTally:
     def state_dict(self) -> dict[str, Any]:
         """Return the running sums."""
         return {"running": [list(sums) for sums in self._running]}
+
+    def state_form(self) -> Any:
+        """Of which form `load_state_dict` takes a state."""
+        return {"running": Many([REAL, Whole(), *(REAL for _ in self._rules)])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over running sums."""

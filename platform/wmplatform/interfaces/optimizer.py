@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wmplatform.forms import ANY
+
 __all__ = ["Optimizer", "in_layout_of"]
 
 
@@ -37,7 +39,7 @@ class Optimizer(ABC):
     2. `step` with `skip` 1 changes nothing, bit for bit, NaN in the gradients included; skipped
        steps are as if they had not been.
     3. `load_state_dict(state_dict())` continues bit for bit, and a state of other shapes is
-       refused.
+       refused with a ValueError.
     4. A step against the gradient lowers a smooth loss, where the rate is small and not 0.
     5. What `clip` and `step` do depends on values alone, not on how gradients or parameters lie in
        memory (`in_layout_of`), but for rounding. The learner hands gradients over in their
@@ -69,6 +71,13 @@ class Optimizer(ABC):
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes over time: a tree of tensors, lists and numbers."""
+
+    def state_form(self) -> Any:
+        """Of which form a state has to be (`wmplatform.forms`), compared before it is read.
+
+        Anything unless a subclass knows better; `load_state_dict` refuses it then.
+        """
+        return ANY
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

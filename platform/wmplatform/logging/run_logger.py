@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wmplatform.files import DiskFull
+from wmplatform.forms import Named, Whole
 from wmplatform.json_lines import JsonLines
 from wmplatform.logging.progress import Progress
 from wmplatform.logging.running_means import RunningMeans
@@ -131,6 +132,12 @@ class RunLogger:
             "means": self.means.state_dict(),
             "counters": dict(self._last),
         }
+
+    @staticmethod
+    def state_form() -> Any:
+        """Of which form `load_state_dict` takes a state."""
+        counters = Named(Whole(), words=True)
+        return {"offset": Whole(), "means": RunningMeans.state_form(), "counters": counters}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Forget what was logged after a checkpoint was saved, and go on from there.

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wmplatform.forms import TEXT, Array, Many, Whole
+
 __all__ = ["RunningMeans"]
 
 
@@ -61,7 +63,19 @@ class RunningMeans:
             for names, total in self._sums.items()
         ]
 
+    @staticmethod
+    def state_form() -> Any:
+        """Of which form `load_state_dict` takes a state."""
+        total = Array("float64", (None,))
+        return Many({"names": Many(TEXT), "sum": total, "count": Whole(least=1)})
+
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Go on from the sums of a checkpoint."""
+        """Go on from the sums of a checkpoint.
+
+        Raises:
+            ValueError: names and sums are not as many.
+        """
+        if any(len(group["names"]) != len(group["sum"]) for group in state):
+            raise ValueError("there are as many names of metrics as sums")
         self._sums = {tuple(group["names"]): group["sum"] for group in state}
         self._counts = {tuple(group["names"]): group["count"] for group in state}

@@ -16,10 +16,21 @@ from annotated_types import Ge
 from tensordict import TensorDict
 from torch import Tensor
 
+from wmplatform.forms import check_form
 from wmplatform.images import is_image
 from wmplatform.interfaces.env_adapter import ArraySpec, EnvSpec
 from wmplatform.records import record_bytes, record_columns
-from wmplatform.replay.chunks import Chunk, Manifest, Span, prune, read_chunk, split, write_chunks
+from wmplatform.replay.chunks import (
+    MANIFEST,
+    Chunk,
+    Manifest,
+    Span,
+    first_held,
+    prune,
+    read_chunk,
+    split,
+    write_chunks,
+)
 from wmplatform.replay.errors import BrokenRecords, CapacityTooSmall, ReplayMismatch
 from wmplatform.replay.sampler import EpisodeSampler
 from wmplatform.replay.storage import RowStorage, in_files, in_memory
@@ -253,25 +264,32 @@ class Replay:
         Raises:
             ReplayMismatch: columns, streams or format differ.
             UnreadableReplay: a file is missing or damaged; this replay is empty then.
+            ValueError: the manifest is none that `save` returned.
         """
         directory = Path(directory)
+        check_form(manifest, MANIFEST)
         self._refuse_other(manifest, directory)
+        chunks = [Chunk.from_json(entry) for entry in manifest["chunks"]]
+        heads = np.asarray(manifest["heads"], np.int64)
+        closed = [(stream, at) for stream, at in manifest["closed"]]
+        if any(stream >= len(heads) or at >= heads[stream] for stream, at in closed):
+            raise ValueError("an episode was closed that nobody has written")
+        oldest = np.maximum(heads - self.writer.rows, first_held(chunks, manifest["heads"]))
+        generator = _generator(manifest["generator"])
         self.settle()
         with self._lock:
             self.writer._empty()
             self._saved_in = None
-            chunks = [Chunk.from_json(entry) for entry in manifest["chunks"]]
-            heads = np.asarray(manifest["heads"], np.int64)
+            for key in ("is_first", "is_last"):  # where nothing is read, no episode begins or ends
+                self.storage.column(key).fill_(False)
             for chunk in chunks:
-                self._refill(chunk, read_chunk(directory, chunk), heads)
-            closed = [(int(stream), int(at)) for stream, at in manifest["closed"]]
+                self._refill(chunk, read_chunk(directory, chunk, self.columns), oldest)
             for stream, at in closed:
-                if at >= max(0, heads[stream] - self.writer.rows):
+                if at >= oldest[stream]:
                     self.writer.mark_last(stream, at)
             self.writer.rebuild(heads)
             self.writer.closed = closed
-            state = np.frombuffer(base64.b64decode(manifest["generator"]), np.uint8).copy()
-            self.sampler.generator.set_state(torch.from_numpy(state))
+            self.sampler.generator.set_state(generator.get_state())
             self._saved_in, self._chunks, self._saved_heads = directory, chunks, heads
 
     prune = staticmethod(prune)
@@ -325,12 +343,12 @@ class Replay:
         positions = np.arange(span.first, span.first + span.count)
         return self.writer.rows_of(span.stream, positions)
 
-    def _refill(self, chunk: Chunk, columns: Mapping[str, Tensor], heads: Any) -> None:
+    def _refill(self, chunk: Chunk, columns: Mapping[str, Tensor], oldest: Any) -> None:
+        """Store the records of a file from each stream's `oldest` position on."""
         rows = np.concatenate([self._rows(span) for span in chunk.spans])
         kept = np.concatenate(
             [
-                np.arange(span.first, span.first + span.count)
-                >= heads[span.stream] - self.writer.rows
+                np.arange(span.first, span.first + span.count) >= oldest[span.stream]
                 for span in chunk.spans
             ]
         )
@@ -364,10 +382,24 @@ class Replay:
         for name, value in here.items():
             if there[name] != value:
                 raise ReplayMismatch(
-                    f"the saved replay has {name} {there[name]}, this run has {value}",
+                    f"the saved replay has {name} {there[name]!s:.400}, this run has {value}",
                     where=str(directory),
                     hint="use the configuration that the run was started with",
                 )
+
+
+def _generator(text: str) -> torch.Generator:
+    """Make a generator of a state that a manifest holds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    generator = torch.Generator()
+    state = np.frombuffer(base64.b64decode(text, validate=True), np.uint8).copy()
+    try:
+        return generator.set_state(torch.from_numpy(state))
+    except RuntimeError as error:
+        raise ValueError(f"torch does not take the generator's state: {error}") from error
 
 
 def _needed(chunk: Chunk, tails: Any) -> bool:

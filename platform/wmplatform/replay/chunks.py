@@ -2,15 +2,17 @@
 
 Each save appends the records written since the last one, in files that are never changed again:
 written aside, flushed, renamed. The manifest (a JSON value that the checkpoint keeps) lists the
-files with their checksums and the positions that their rows hold. A process may be killed at any
+files with their checksums and the positions that their rows hold; a checkpoint's own checksums
+tell where it was altered. A process may be killed at any
 moment: a manifest that was kept names complete files only. `prune` deletes files that no kept
 manifest names.
 """
 
 import hashlib
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,16 +21,54 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from wmplatform.files import explained_writes, sync_folder, write_durably
+from wmplatform.files import (
+    CannotRead,
+    explained_writes,
+    open_regular,
+    read_regular,
+    sync_folder,
+    write_durably,
+)
+from wmplatform.forms import ANY, TEXT, Array, Many, Whole, check_form
+from wmplatform.interfaces.env_adapter import ArraySpec
 from wmplatform.replay.errors import UnreadableReplay
+from wmplatform.tensor_files import read_header
 
-__all__ = ["Chunk", "Manifest", "Span", "prune", "read_chunk", "split", "write_chunks"]
+__all__ = [
+    "MANIFEST",
+    "Chunk",
+    "Manifest",
+    "Span",
+    "first_held",
+    "prune",
+    "read_chunk",
+    "split",
+    "write_chunks",
+]
 
 Manifest: TypeAlias = dict[str, Any]
 """A JSON value: what `Replay.save` returns and `Replay.restore` takes."""
 
+MANIFEST = {
+    "format": ANY,
+    "columns": ANY,
+    "heads": Many(Whole(), least=1),
+    "closed": Many([Whole(), Whole()]),
+    "generator": TEXT,
+    "chunks": Many(
+        {
+            "file": TEXT,
+            "size_bytes": Whole(),
+            "sha256": TEXT,
+            "spans": Many([Whole(), Whole(), Whole(least=1)]),
+        }
+    ),
+}
+"""Of which form a manifest is; format and columns are compared where it is restored."""
+
 _SUFFIX = ".safetensors"
 _ASIDE = ".writing-"
+_NAME = re.compile(r"records-[0-9a-f]{32}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -120,25 +160,62 @@ def _write_chunk(directory: Path, spans: list[Span], columns: Mapping[str, Tenso
     return Chunk(name, len(content), hashlib.sha256(content).hexdigest(), tuple(spans))
 
 
-def read_chunk(directory: Path, chunk: Chunk) -> dict[str, Tensor]:
-    """Read the columns of a file.
+def first_held(chunks: Iterable[Chunk], heads: Sequence[int]) -> list[int]:
+    """Find the position from which on files hold every record of each stream.
+
+    Before it there may be older records: a file that another stream still needs has them, while
+    those in between were overwritten and are gone.
+
+    Args:
+        chunks: of a manifest, in its order.
+        heads: records that each stream has ever written.
+
+    Raises:
+        ValueError: positions overlap, lie beyond a head, or do not reach it.
+    """
+    first, end = [0] * len(heads), [0] * len(heads)
+    for span in (span for chunk in chunks for span in chunk.spans):
+        last = span.first + span.count
+        if span.stream >= len(heads) or not end[span.stream] <= span.first < last:
+            raise ValueError(f"records of stream {span.stream} stand there twice, or in no stream")
+        if span.first > end[span.stream]:
+            first[span.stream] = span.first
+        end[span.stream] = last
+    if end != list(heads):
+        raise ValueError(f"the files hold records up to {end}, {list(heads)} were written")
+    return first
+
+
+def read_chunk(
+    directory: Path, chunk: Chunk, columns: Mapping[str, ArraySpec]
+) -> dict[str, Tensor]:
+    """Read the columns of a file, of which the header is looked at first.
 
     Raises:
         UnreadableReplay: the file is missing or not what was written.
     """
     path = directory / chunk.file
+    if not _NAME.fullmatch(chunk.file):
+        raise UnreadableReplay(path, "has a name that no file of records has")
+    rows = sum(span.count for span in chunk.spans)
+    form = {key: Array(each.dtype, (rows, *each.shape)) for key, each in columns.items()}
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UnreadableReplay(path, "is missing") from None
-    except OSError as error:
-        raise UnreadableReplay(path, f"cannot be read: {error.strerror}") from error
-    if len(content) != chunk.size_bytes or hashlib.sha256(content).hexdigest() != chunk.sha256:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != chunk.size_bytes:
+                raise CannotRead(path, f"is damaged: {size} bytes, not {chunk.size_bytes}")
+            check_form(read_header(file, size), form)
+        content = read_regular(path, at_most=size)
+    except CannotRead as error:
+        raise UnreadableReplay(path, error.reason) from None
+    except ValueError as error:
+        raise UnreadableReplay(path, f"is damaged: {error}") from None
+    if hashlib.sha256(content).hexdigest() != chunk.sha256:
         raise UnreadableReplay(path, "is damaged: its checksum differs from the manifest's")
     try:
         return safetensors.torch.load(content)
     except SafetensorError as error:
-        raise UnreadableReplay(path, f"cannot be read: {error}") from error
+        raise UnreadableReplay(path, f"is damaged: {error}") from error
 
 
 def prune(directory: Path | str, kept: Iterable[Manifest]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from wmplatform.forms import Either, Form, check_form, form_of
 from wmplatform.interfaces.request import Request
 from wmplatform.replay.buffer import IN_PREFETCH, Replay
 
@@ -51,12 +52,16 @@ class Prefetcher:
         batch = self._ready.result().to("cpu")
         return {"ready": batch.to_dict(), "batch_size": list(batch.batch_size)}
 
+    def state_form(self) -> Any:
+        """Of which form `load_state_dict` takes a state; replay holds its records by then."""
+        return Either({"ready": None}, _Batch(self._replay, self._request))
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a batch that was ready."""
         self._ready = None
         if state["ready"] is not None:
             self._ready = Future()
-            batch = TensorDict(dict(state["ready"]), state["batch_size"])
+            batch = TensorDict(state["ready"], state["batch_size"])
             self._ready.set_result(batch.to(self._device))
 
     def close(self) -> None:
@@ -72,3 +77,24 @@ class Prefetcher:
         if self._device.type == "cuda" and batch["reward"].device.type == "cpu":
             return batch.pin_memory().to(self._device, non_blocking=True)
         return batch.to(self._device)
+
+
+class _Batch(Form):
+    """A batch as the request draws them; only one that is drawn shows what it holds.
+
+    Args:
+        replay: where to draw; its generator stays where it is.
+        request: what to draw.
+    """
+
+    def __init__(self, replay: Replay, request: Request) -> None:
+        self._replay, self._request = replay, request
+
+    def check(self, saved: Any, path: tuple[str | int, ...]) -> None:
+        """Compare with a batch."""
+        generator = self._replay.sampler.generator
+        state = generator.get_state()
+        batch = self._request.sample(self._replay)
+        generator.set_state(state)
+        form = {"ready": form_of(batch.to_dict()), "batch_size": list(batch.batch_size)}
+        check_form(saved, form, path)

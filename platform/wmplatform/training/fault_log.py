@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wmplatform.collect import FaultReport, FaultTolerance
+from wmplatform.forms import Many, Whole
 from wmplatform.logging import Progress, RunLogger
 
 __all__ = ["FaultLog"]
@@ -45,7 +46,11 @@ class FaultLog:
         """Return JSON values."""
         return {"counts": dict(self.counts), "eval": list(self._budget.noted)}
 
+    def state_form(self) -> Any:
+        """Of which form `load_state_dict` takes a state."""
+        return {"counts": dict.fromkeys(self.counts, Whole()), "eval": Many(Whole())}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.counts = {name: int(count) for name, count in state["counts"].items()}
-        self._budget.noted = [int(at) for at in state["eval"]]
+        self.counts = dict(state["counts"])
+        self._budget.noted = list(state["eval"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wmplatform.agent import Agent
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.factory import Factory
+from wmplatform.forms import Array, Whole
 from wmplatform.interfaces.behavior import Objective, Phase, Update
 from wmplatform.interfaces.optimizer import Optimizer, in_layout_of
 from wmplatform.interfaces.request import Request
@@ -284,15 +285,25 @@ class Learner:
             "updates": self.updates,
         }
 
+    def state_form(self) -> Any:
+        """Of which form `load_state_dict` takes a state."""
+        optimizers = {name: each.state_form() for name, each in self.optimizers.items()}
+        guard = dict.fromkeys(("bad_updates", "bad_streak", "scale", "good"), Array("float32", ()))
+        return {"optimizers": optimizers, "guard": guard, "updates": Whole()}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: an optimizer's state belongs to other parameters.
+        """
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         guard = {k: v.to(self._scale.device) for k, v in state["guard"].items()}
         self.bad_updates, self.bad_streak = guard["bad_updates"], guard["bad_streak"]
         self._scale.copy_(guard["scale"])
         self._good.copy_(guard["good"])
-        self.updates = int(state["updates"])
+        self.updates = state["updates"]
 
     def group_sizes(self) -> dict[str, int]:
         """Number of trainable parameters of each group."""

@@ -14,19 +14,22 @@ from annotated_types import Ge, Gt
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import UnreadableCheckpoint
 from wmplatform.collect import Collection, CollectionStopped, EpisodeStats
+from wmplatform.collect.acting import pack_tree
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
+from wmplatform.forms import Either, Maybe, Whole, form_of
 from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.logging import Progress
 from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, UnreadableReplay, prune
+from wmplatform.replay.chunks import MANIFEST
 from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
 from wmplatform.training.fault_log import FaultLog
 from wmplatform.training.learner import Learner
 from wmplatform.training.processes import ALONE, Processes
 from wmplatform.training.random_state import seed_process
-from wmplatform.training.run_base import Diverged, TrainingRun
+from wmplatform.training.run_base import Diverged, PartLoader, TrainingRun
 from wmplatform.transfer import transfer
 
 __all__ = ["Diverged", "EpisodesTooShort", "Online", "OnlineRun", "OtherEvalEnv", "train"]
@@ -364,7 +367,7 @@ class OnlineRun(TrainingRun):
         """Delete chunks of records that no kept checkpoint needs."""
         try:
             kept = [
-                self.checkpoints.load_part("replay", generation)
+                self.checkpoints.load_part("replay", generation, MANIFEST)
                 for generation in self.checkpoints.generations()
             ]
         except UnreadableCheckpoint as error:
@@ -381,24 +384,35 @@ class OnlineRun(TrainingRun):
             "prefetch": self.prefetcher.state_dict() if self.prefetcher else {"ready": None},
         }
 
-    def load_parts(self, state: Mapping[str, Any]) -> None:
+    def load_parts(self, load: PartLoader) -> None:
         """Restore what `parts` gave."""
-        self._restore_replay(state["replay"])
+        load("replay", MANIFEST, self._restore_replay)
         if self.prefetcher:
-            self.prefetcher.load_state_dict(state["prefetch"])
-        self.collection.load_state_dict(state["collection"])
+            load("prefetch", self.prefetcher.state_form(), self.prefetcher.load_state_dict)
+        # What acting carries is alike before and after a step, but for the precision of floats.
+        memory = pack_tree(self.agent.initial_memory(self.collection.streams))
+        form = self.collection.state_form(form_of(memory, any_float=True))
+        load("collection", form, self._load_collection)
+
+    def _load_collection(self, state: Mapping[str, Any]) -> None:
+        if state.get("agent_steps", 0) != self.agent_steps:
+            raise ValueError(f"the loop counts {self.agent_steps} agent steps")
+        self.collection.load_state_dict(state)
 
     def _restore_replay(self, manifest: Any) -> None:
         """Read the records back.
 
         Raises:
             UnreadableReplay: names the newest generation that does without the damaged file.
+            ValueError: the manifest is another replay's.
         """
+        if sum(manifest["heads"]) < self.agent_steps:
+            raise ValueError(f"there are fewer records than {self.agent_steps} agent steps")
         try:
             self.replay.restore(self.folder.replay, manifest)
         except UnreadableReplay as error:
             for older in reversed(self.checkpoints.generations()):
-                chunks = self.checkpoints.load_part("replay", older)["chunks"]
+                chunks = self.checkpoints.load_part("replay", older, MANIFEST)["chunks"]
                 if error.path.name not in {chunk["file"] for chunk in chunks}:
                     raise UnreadableReplay(error.path, error.reason, older) from error
             raise
@@ -411,10 +425,18 @@ class OnlineRun(TrainingRun):
             "fault_log": self.faults.state_dict(),
         }
 
+    def schedule_form(self) -> dict[str, Any]:
+        """Of which form `load_schedule` takes its entries of a state."""
+        return {
+            "evaluations": Whole(),
+            "learn_from": Either(None, Whole()),
+            "fault_log": Maybe(self.faults.state_form()),  # older runs kept none
+        }
+
     def load_schedule(self, state: Mapping[str, Any]) -> None:
         """Restore what `schedule` gave."""
         self.evaluations, self.learn_from = state["evaluations"], state["learn_from"]
-        if "fault_log" in state:  # older runs kept none
+        if "fault_log" in state:
             self.faults.load_state_dict(state["fault_log"])
 
     def begin(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from wmplatform.forms import OtherForm, check_form, form_of
 from wmplatform.interfaces.optimizer import Optimizer, in_layout_of
 from wmplatform.schedules import Schedule
 
@@ -161,6 +162,10 @@ class Adam(Optimizer):
         """Moments and step counts, in the order of the parameters."""
         return {"first": self.first, "second": self.second, "steps": self.steps}
 
+    def state_form(self) -> Any:
+        """As many moments, of the shapes and dtypes of the parameters."""
+        return form_of(self.state_dict())
+
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
@@ -168,9 +173,10 @@ class Adam(Optimizer):
         Raises:
             ValueError: the state belongs to other parameters.
         """
+        try:
+            check_form(state, self.state_form())
+        except OtherForm as error:
+            raise ValueError(f"the state has other shapes than the parameters: {error}") from None
         for name, mine in self.state_dict().items():
-            theirs = state[name]
-            if [tuple(a.shape) for a in mine] != [tuple(b.shape) for b in theirs]:
-                raise ValueError(f"optimizer state {name!r} has other shapes than the parameters")
-            for a, b in zip(mine, theirs, strict=True):
+            for a, b in zip(mine, state[name], strict=True):
                 a.copy_(b)

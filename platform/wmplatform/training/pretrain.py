@@ -4,7 +4,7 @@ As in the online loop, what happens next is a function of the counters and of ch
 so a run that was killed and resumed is the run that was never killed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,14 +20,15 @@ from wmplatform.clip_source import ClipSource, video_spec
 from wmplatform.errors import ExitCode
 from wmplatform.evaluation import eval_mode, own_randomness
 from wmplatform.factory import Factory
+from wmplatform.forms import Many
 from wmplatform.logging import Progress, RunningMeans
 from wmplatform.prediction import predict
 from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
 from wmplatform.training.learner import Learner
 from wmplatform.training.processes import ALONE, Processes
-from wmplatform.training.random_state import seed_process
-from wmplatform.training.run_base import TrainingRun
+from wmplatform.training.random_state import random_state_form, seed_process
+from wmplatform.training.run_base import PartLoader, TrainingRun
 from wmplatform.world_model import IncompatibleParts
 
 __all__ = ["Pretrain", "PretrainRun", "pretrain"]
@@ -322,20 +323,22 @@ class PretrainRun(TrainingRun):
             "processes": self.processes.gather(self.random_state()),
         }
 
-    def load_parts(self, state: Mapping[str, Any]) -> None:
+    def load_parts(self, load: PartLoader) -> None:
         """Restore what `parts` gave."""
-        self.clips.load_state_dict(state["clips"])
+        load("clips", self.clips.state_form(), self.clips.load_state_dict)
         if self.processes.leads:  # of a future that is no more
             self.milestones.set_aside(self.updates)
             self.after_save()
 
-    def own_random(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Pick this process' random states; a process that is new gets its own ones."""
-        saved: list[Mapping[str, Any]] = state["processes"]
+    def load_random(self, load: PartLoader) -> None:
+        """Restore this process' random states; a process that is new gets its own ones."""
+        load("processes", Many(random_state_form(), least=1), self._load_own_random)
+
+    def _load_own_random(self, saved: Sequence[Mapping[str, Any]]) -> None:
         if self.processes.rank < len(saved):
-            return saved[self.processes.rank]
-        seed_process(_seed_of(self.seed, self.processes.rank, f"samples {self.updates}"))
-        return self.random_state()
+            self.restore_random(saved[self.processes.rank])
+        else:
+            seed_process(_seed_of(self.seed, self.processes.rank, f"samples {self.updates}"))
 
     def close(self) -> None:
         """Stop workers and close files."""

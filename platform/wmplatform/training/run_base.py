@@ -4,8 +4,9 @@ A loop adds what it does between updates, and names the parts of its own that a 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import safetensors.torch
 from tensordict import TensorDict
@@ -14,15 +15,24 @@ from wmplatform.agent import Agent
 from wmplatform.checkpoint import Checkpoints, DiskFull
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.files import replace_file
+from wmplatform.forms import Whole
 from wmplatform.logging import Progress, RunLogger, SilentLogger
 from wmplatform.run_folder import RunFolder
-from wmplatform.saved_agent import load_agent_state
+from wmplatform.saved_agent import LARGEST_SEED, read_agent
 from wmplatform.training.clock import Clock
 from wmplatform.training.learner import Learner
 from wmplatform.training.processes import ALONE, LeaderFailed, Processes
-from wmplatform.training.random_state import random_state, restore_random_state
+from wmplatform.training.random_state import (
+    random_state,
+    random_state_form,
+    restore_random_state,
+)
 
-__all__ = ["Diverged", "TrainingRun"]
+__all__ = ["Diverged", "PartLoader", "TrainingRun"]
+
+PartLoader: TypeAlias = Callable[[str, Any, Callable[[Any], None]], None]
+"""Reads a part of a checkpoint by name, compares it with a form, and hands it to whom it belongs,
+who raises a ValueError where it is none of its own."""
 
 
 class Diverged(PlatformError):
@@ -196,11 +206,15 @@ class TrainingRun(ABC):
         """States of what only this loop has, by name."""
 
     @abstractmethod
-    def load_parts(self, state: Mapping[str, Any]) -> None:
+    def load_parts(self, load: PartLoader) -> None:
         """Restore what `parts` gave; the counters are restored by then."""
 
     def schedule(self) -> dict[str, Any]:
         """What this loop remembers beside the counters: JSON values."""
+        return {}
+
+    def schedule_form(self) -> dict[str, Any]:
+        """Of which form `load_schedule` takes its entries of a state."""
         return {}
 
     def load_schedule(self, state: Mapping[str, Any]) -> None:
@@ -214,7 +228,8 @@ class TrainingRun(ABC):
         """Go on from a checkpoint, if there is one; the newest unless a number is given.
 
         Raises:
-            UnreadableCheckpoint: it is missing or damaged.
+            UnreadableCheckpoint: it is missing or damaged, or a part is of another form than this
+                run's.
             OtherAgent: its weights are of another agent.
         """
         chosen = self.processes.first(lambda: self._choose(generation))
@@ -222,23 +237,30 @@ class TrainingRun(ABC):
             self.logger.start_over()
             self.begin()
             return
-        state = self.checkpoints.load(chosen)
-        load_agent_state(self.agent, state)
-        self.learner.load_state_dict(state["learner"])
-        self._load_loop(state["loop"])
-        self.load_parts(state)
+        load: PartLoader = partial(self.checkpoints.restore_part, chosen)
+        read_agent(self.agent, self.checkpoints, chosen)
+        load("learner", self.learner.state_form(), self.learner.load_state_dict)
+        load("loop", self._loop_form(), self._load_loop)
+        self.load_parts(load)
         # Only now, as all of it could be read, is anything in the folder changed.
         if generation is not None and self.processes.leads:
             self.checkpoints.set_aside(generation)
-        self.logger.load_state_dict(state["logger"])
-        restore_random_state(self.own_random(state), self.device)
+        load("logger", self.logger.state_form(), self.logger.load_state_dict)
+        self.load_random(load)
 
     def _choose(self, generation: int | None) -> int | None:
         self.checkpoints.clean()
         return self.checkpoints.latest() if generation is None else generation
 
+    def _loop_form(self) -> dict[str, Any]:
+        counters = dict.fromkeys(self.counters, Whole())
+        seed = Whole(most=LARGEST_SEED)
+        return {"counters": counters, "logs": Whole(), "seed": seed, **self.schedule_form()}
+
     def _load_loop(self, state: Mapping[str, Any]) -> None:
-        self.counters = {name: int(value) for name, value in state["counters"].items()}
+        if state["counters"]["updates"] != self.learner.updates:
+            raise ValueError(f"the learner has made {self.learner.updates} updates")
+        self.counters = dict(state["counters"])
         self.logs = state["logs"]
         self.load_schedule(state)
         self._saved_at, self._saved = self.position, self.moment()
@@ -247,10 +269,13 @@ class TrainingRun(ABC):
         """Random states of this process."""
         return random_state(self.device)
 
-    def own_random(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Pick this process' random states."""
-        own: Mapping[str, Any] = state["random"]
-        return own
+    def load_random(self, load: PartLoader) -> None:
+        """Restore this process' random states."""
+        load("random", random_state_form(), self.restore_random)
+
+    def restore_random(self, state: Mapping[str, Any]) -> None:
+        """Take random states over."""
+        restore_random_state(state, self.device)
 
     def close(self) -> None:
         """Close files."""
