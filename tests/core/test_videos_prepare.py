@@ -1,5 +1,6 @@
 """Preparing: what ends up in the shards, whatever happens on the way."""
 
+import hashlib
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.files import DiskFull
+from wmplatform.files import DiskFull, ForeignFile, sealed
 from wmplatform.interfaces import Video, VideoSource
 from wmplatform.videos import (
     BadSource,
@@ -276,6 +277,123 @@ def test_damage_is_found_on_opening(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UnreadableShards) as caught:
         len(Shards(tmp_path))
     assert caught.value.exit_code is ExitCode.BAD_RUN
+
+
+def alter(folder: Path, **changes: object) -> None:
+    """Change entries of the manifest, and seal it anew."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "videos.jsonl", "frames-00000-00.u8"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "zeros", "sparse"])
+def test_prepared_videos_are_regular_files(tmp_path: Path, name: str, kind: str) -> None:
+    out = tmp_path / "out"
+    prepare(CountingVideos([3, 3]), out)
+    path = out / name
+    path.rename(tmp_path / "outside")
+    if kind == "link":
+        path.symlink_to(tmp_path / "outside")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "zeros":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 1 << 42)
+    with pytest.raises(UnreadableShards) as caught:
+        len(Shards(out))
+    assert caught.value.path == path
+
+
+def test_an_altered_manifest_is_noticed_and_one_without_a_seal_is_read(tmp_path: Path) -> None:
+    shards = prepare(CountingVideos([3, 3]), tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(shards.manifest | {"fingerprint": "x"}))
+    with pytest.raises(UnreadableShards, match="seal differs"):
+        Shards(tmp_path)
+    older = {k: v for k, v in shards.manifest.items() if k not in ("seal", "quarantine_sha256")}
+    path.write_text(json.dumps(older | {"format": 1}))
+    assert len(Shards(tmp_path)) == 2
+    assert Shards(tmp_path).quarantined() == {}
+    assert len(prepare(CountingVideos([3, 3]), tmp_path)) == 2  # the same work, and done
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shards": 3},
+        {"shards": []},
+        {"shards": [{"file": "../x", "frames": 3, "bytes": 576, "sha256": ""}]},
+        {"shards": [{"file": "frames-00000-00.u8", "frames": 1 << 45, "bytes": 9, "sha256": ""}]},
+        {"frame_shape": [3, 8]},
+        {"frame_shape": [3, 1 << 20, 1 << 20]},
+        {"frame_shape": [-3, -8, 8]},
+        {"frame_shape": None},
+        {"group_weights": {}},
+        {"group_weights": {"": -1.0}},
+        {"group_weights": {"": "x"}},
+        {"videos": {}},
+        {"plan": []},
+    ],
+)
+def test_a_forged_manifest_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    prepare(CountingVideos([3, 3]), tmp_path)
+    alter(tmp_path, **changes)
+    with pytest.raises(UnreadableShards):
+        len(Shards(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shard": 99}, "lies where there are no frames"),
+        ({"frames": 1 << 40}, "lies where there are no frames"),
+        ({"start": -1}, "0/start is -1"),
+        ({"key": 3}, "0/key is 3"),
+        ({"group": "other"}, "lies where there are no frames"),
+    ],
+)
+def test_a_forged_list_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    prepare(CountingVideos([3, 3]), tmp_path)
+    path = tmp_path / "videos.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | change) + "\n" for row in rows))
+    videos = json.loads((tmp_path / "manifest.json").read_text())["videos"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    alter(tmp_path, videos=videos | {"sha256": digest})
+    with pytest.raises(UnreadableShards, match=said):
+        len(Shards(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["3", "{}", '{"shards": [], "entries": [{}]}', "["])
+def test_damaged_notes_of_unfinished_work_are_named(tmp_path: Path, content: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prepare(_Killed([3] * 9, after=6), tmp_path)
+    (record,) = sorted((tmp_path / "blocks").glob("*.json"))[:1]
+    record.write_text(content)
+    with pytest.raises(UnreadableShards) as caught:
+        prepare(CountingVideos([3] * 9), tmp_path)
+    assert caught.value.path == record
+
+
+def test_work_goes_on_in_no_file_but_its_own(tmp_path: Path) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(_Killed([3] * 9, after=4), out)
+    (journal,) = (out / "blocks").glob("*.journal")
+    journal.rename(outside)
+    journal.symlink_to(outside)
+    before = outside.read_bytes()
+    with pytest.raises(ForeignFile):
+        prepare(CountingVideos([3] * 9), out)
+    assert outside.read_bytes() == before
+    journal.unlink()
+    (out / ".lock").unlink()
+    (out / ".lock").symlink_to(outside)
+    with pytest.raises(ForeignFile):
+        prepare(CountingVideos([3] * 9), out)
+    assert outside.read_bytes() == before
 
 
 def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:

@@ -255,3 +255,14 @@ def test_where_the_files_lie_is_no_setting(tmp_path: Path) -> None:
     assert here == there
     assert "PyAV" in here["decoder"]
     assert VideoFolder(root="a", size=32).settings() != here
+
+
+def test_a_pipe_is_no_video_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    assert reason(tmp_path, "a.mp4") == "it is a pipe, not a file"
+
+
+def test_a_name_is_taken_for_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "concat:a.mkv", moving_bar(2, 16, 16), codec="ffv1", pixels="bgr0")
+    monkeypatch.chdir(tmp_path)
+    assert frames(Path(), "concat:a.mkv", size=16).shape == (2, 3, 16, 16)

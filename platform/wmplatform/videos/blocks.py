@@ -23,18 +23,43 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from wmplatform.files import CannotRead, replace_file, sync_folder
+from wmplatform.files import (
+    CannotRead,
+    open_own,
+    open_regular,
+    parse_json,
+    read_regular,
+    replace_file,
+    sync_folder,
+)
+from wmplatform.forms import TEXT, Either, Many, Whole, check_form
 from wmplatform.interfaces.video_source import Video, VideoSource
 from wmplatform.json_lines import read_json_lines
-from wmplatform.videos.errors import UnreadableVideo
-from wmplatform.videos.shards import file_sha256
+from wmplatform.videos.errors import UnreadableShards, UnreadableVideo
+from wmplatform.videos.shards import FILE, file_sha256
 
-__all__ = ["Block", "Layout", "Stopped", "block_size", "split", "write_block"]
+__all__ = [
+    "Block",
+    "Layout",
+    "Stopped",
+    "block_size",
+    "read_journal",
+    "read_note",
+    "read_record",
+    "split",
+    "write_block",
+]
 
 _MAX_VIDEOS = 512
 _BLOCKS = 64
 _BUFFER_BYTES = 1 << 20
 _LONGEST_REASON = 200
+_MOST_NOTE_BYTES = 1 << 25
+_ENTRY = Either(
+    {"key": TEXT, "reason": TEXT},
+    {"key": TEXT, "shard": Whole(), "start": Whole(), "frames": Whole(least=1), "crc32": Whole()},
+)
+_RECORD = {"shards": Many(FILE), "entries": Many(_ENTRY)}
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: what is finished stays finished
@@ -108,7 +133,7 @@ def write_block(
     """
     if layout.record(block.number).exists():
         return
-    with layout.journal(block.number).open("ab") as journal:
+    with os.fdopen(open_own(layout.journal(block.number), os.O_APPEND), "ab") as journal:
         # The worker of a killed process may need a moment to notice.
         fcntl.flock(journal, fcntl.LOCK_EX)
         if layout.record(block.number).exists():
@@ -138,8 +163,8 @@ class _State:
 def _recover(block: Block, layout: Layout) -> _State:
     """Find the finished videos that are whole, and cut off everything behind them."""
     state = _State()
-    lines = read_json_lines(layout.journal(block.number))
-    for video, entry in zip(block.videos, _parsed(lines), strict=False):
+    entries = read_journal(layout.journal(block.number))
+    for video, entry in zip(block.videos, entries, strict=False):
         if entry.get("key") != video.key or not _whole(entry, block, layout):
             break
         state.entries.append(entry)
@@ -150,27 +175,54 @@ def _recover(block: Block, layout: Layout) -> _State:
     return state
 
 
-def _parsed(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Give lines up to the first that is not JSON, which a power cut may leave."""
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Give a journal's entries up to the first that is none, which a power cut may leave."""
     try:
-        yield from lines
-    except CannotRead:
+        for entry in read_json_lines(path):
+            check_form(entry, _ENTRY)
+            yield entry
+    except (CannotRead, ValueError):
         return
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what is written once a block is complete.
+
+    Raises:
+        UnreadableShards: it is damaged, or no regular file.
+    """
+    return read_note(path, _RECORD)
+
+
+def read_note(path: Path, form: Any) -> dict[str, Any]:
+    """Read a JSON object of a certain form that belongs to unfinished work.
+
+    Raises:
+        UnreadableShards: it is damaged, or no regular file.
+    """
+    try:
+        note: dict[str, Any] = parse_json(read_regular(path, at_most=_MOST_NOTE_BYTES))
+        check_form(note, form)
+    except CannotRead as error:
+        raise UnreadableShards(path, error.what) from None
+    except ValueError as error:
+        raise UnreadableShards(path, f"a note of unfinished work is damaged: {error}") from None
+    return note
 
 
 def _whole(entry: dict[str, Any], block: Block, layout: Layout) -> bool:
     """Compare a finished video's frames with their checksum."""
     if "shard" not in entry:
         return True
+    start, size = entry["start"] * layout.frame_bytes, entry["frames"] * layout.frame_bytes
     try:
-        with layout.shard(block.number, entry["shard"]).open("rb") as file:
-            file.seek(entry["start"] * layout.frame_bytes)
-            content = file.read(entry["frames"] * layout.frame_bytes)
-    except FileNotFoundError:
+        with open_regular(layout.shard(block.number, entry["shard"])) as file:
+            if os.fstat(file.fileno()).st_size < start + size:
+                return False
+            file.seek(start)
+            return zlib.crc32(file.read(size)) == entry["crc32"]
+    except CannotRead:
         return False
-    return len(content) == entry["frames"] * layout.frame_bytes and (
-        zlib.crc32(content) == entry["crc32"]
-    )
 
 
 def _cut(block: Block, layout: Layout, state: _State) -> None:
@@ -196,7 +248,7 @@ def _append(
     if state.frames * layout.frame_bytes >= layout.shard_bytes:
         state.shard, state.frames = state.shard + 1, 0
     path = layout.shard(block.number, state.shard)
-    with path.open("ab", buffering=_BUFFER_BYTES) as file:
+    with os.fdopen(open_own(path, os.O_APPEND), "ab", buffering=_BUFFER_BYTES) as file:
         try:
             count, checksum = _write_frames(file, checked_frames(source, video), going)
         except UnreadableVideo as error:

@@ -18,6 +18,7 @@ from tensordict import TensorDict
 
 from wmplatform.clip_source import ClipSource
 from wmplatform.factory import Factory
+from wmplatform.forms import Holding, Whole
 from wmplatform.interfaces.env_adapter import ArraySpec
 from wmplatform.interfaces.video_source import VideoSource
 from wmplatform.videos.datasets import Cut, Dataset, LiveVideos, PreparedVideos, TooShort
@@ -161,6 +162,10 @@ class Clips(ClipSource):
         """Return the position in the stream, and what the stream depends on."""
         return {"batches": self.batches, "stream": self._stream()}
 
+    def state_form(self) -> Any:
+        """A position, and what the stream depends on, which `load_state_dict` compares."""
+        return {"batches": Whole(), "stream": Holding({})}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a position; the number of processes may have changed.
 
@@ -172,7 +177,7 @@ class Clips(ClipSource):
         if different:
             raise ClipsMismatch(f"{key}: was {saved.get(key)}, is {own[key]}" for key in different)
         self._ahead.clear()
-        self.batches = int(state["batches"])
+        self.batches = state["batches"]
 
     def close(self) -> None:
         """Stop the threads; batches made ahead are dropped."""

@@ -26,16 +26,27 @@ from rich.console import Console
 from wmplatform import __version__
 from wmplatform.errors import PlatformError
 from wmplatform.factory import Factory
-from wmplatform.files import CannotRead, explained_writes, open_own, replace_file, to_json
+from wmplatform.files import explained_writes, open_own, replace_file, sealed, to_json
+from wmplatform.forms import ANY, Holding, Named
 from wmplatform.interfaces.video_source import Video, VideoSource
-from wmplatform.json_lines import read_json_lines
-from wmplatform.videos.blocks import Block, Layout, Stopped, block_size, split, write_block
+from wmplatform.videos.blocks import (
+    Block,
+    Layout,
+    Stopped,
+    block_size,
+    read_journal,
+    read_note,
+    read_record,
+    split,
+    write_block,
+)
 from wmplatform.videos.errors import (
     BadSource,
     FolderBusy,
     OtherVideos,
     PrepareFailed,
     TooManyBad,
+    UnreadableShards,
 )
 from wmplatform.videos.progress import PrepareProgress
 from wmplatform.videos.shards import FORMAT, MANIFEST, QUARANTINE, VIDEOS, Shards
@@ -146,15 +157,14 @@ class _Work:
     def begin(self) -> bool:
         """Note the plan, or compare it with that of the folder; False where nothing is left."""
         folder = self.layout.folder
-        manifest = folder / MANIFEST
-        if manifest.exists():
+        if os.path.lexists(folder / MANIFEST):
             _compare(Shards(folder).manifest["plan"], self.plan, folder)
             shutil.rmtree(folder / "blocks", ignore_errors=True)
             return False
         (folder / "blocks").mkdir(exist_ok=True)
         plan = folder / "blocks" / _PLAN
-        if plan.exists():
-            _compare(json.loads(plan.read_text()), self.plan, folder)
+        if os.path.lexists(plan):
+            _compare(read_note(plan, Holding({"source": Named(ANY)})), self.plan, folder)
         else:
             replace_file(plan, to_json(self.plan))
         return True
@@ -184,7 +194,10 @@ class _Work:
         bad: list[dict[str, Any]] = []
         shards: list[dict[str, Any]] = []
         for block in self.blocks:
-            record = json.loads(self.layout.record(block.number).read_text())
+            record = read_record(self.layout.record(block.number))
+            if len(record["entries"]) != len(block.videos):
+                where = self.layout.record(block.number)
+                raise UnreadableShards(where, f"{len(block.videos)} videos are in this block")
             for video, entry in zip(block.videos, record["entries"], strict=True):
                 if "reason" in entry:
                     bad.append({"key": video.key, "reason": entry["reason"]})
@@ -197,7 +210,7 @@ class _Work:
         content = _lines(rows)
         replace_file(folder / VIDEOS, content)
         replace_file(folder / QUARANTINE, _lines(bad))
-        replace_file(folder / MANIFEST, to_json(self._manifest(rows, bad, shards, content)))
+        replace_file(folder / MANIFEST, to_json(sealed(self._manifest(rows, bad, shards, content))))
         shutil.rmtree(folder / "blocks")
 
     def _manifest(
@@ -220,6 +233,7 @@ class _Work:
                 "quarantined": len(bad),
                 "sha256": listing,
             },
+            "quarantine_sha256": hashlib.sha256(_lines(bad).encode()).hexdigest(),
             "shards": shards,
             "made_with": {"wmplatform": __version__},
             "plan": self.plan,
@@ -231,22 +245,14 @@ class _Work:
         record = self.layout.record(block.number)
         complete = record.exists()
         if complete:
-            entries = json.loads(record.read_text())["entries"]
-        else:
-            entries = _readable(self.layout.journal(block.number))
+            entries = read_record(record)["entries"]
+        else:  # a worker may be writing, finishing or mending it
+            entries = list(read_journal(self.layout.journal(block.number)))
         bad = {entry["key"]: entry["reason"] for entry in entries if "reason" in entry}
         tally = _Tally(len(entries), sum(e.get("frames", 0) for e in entries), bad)
         if complete:
             self._finished[block.number] = tally
         return tally
-
-
-def _readable(journal: Path) -> list[dict[str, Any]]:
-    """Read a journal that a worker may be writing, finishing or mending."""
-    try:
-        return list(read_json_lines(journal))
-    except CannotRead:
-        return []
 
 
 def _lines(rows: list[dict[str, Any]]) -> str:
@@ -260,7 +266,7 @@ def _plan(source: VideoSource, videos: list[Video], settings: Prepare) -> dict[s
         about = [video.key, video.label, video.group, dict(sorted(video.meta.items()))]
         listing.update(json.dumps(about).encode())
     plan = {
-        "format": FORMAT,
+        "format": 1,  # of the frames, which all formats of the manifest have had
         "source": source.settings(),
         "videos": len(videos),
         "listing_sha256": listing.hexdigest(),

@@ -1,15 +1,18 @@
 """Prepared videos on the disk: flat uint8 files that are read as memory maps.
 
-    manifest.json        written last: source and settings, sizes, checksums, counts
+    manifest.json        written last: source and settings, sizes, checksums, counts, and a seal
     videos.jsonl         one line a video: key, label, group, shard, first frame, frames
     quarantine.jsonl     one line for each video that could not be used: key and reason
     frames-00003-00.u8   frames `[n, C, H, W]` of consecutive videos, nothing else
 
-No video crosses a file, so a clip is one slice. This file imports no torch.
+No video crosses a file, so a clip is one slice. The manifest's format is 2; format 1, which had no
+seal, is read as well. This file imports no torch.
 """
 
 import hashlib
-import json
+import math
+import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wmplatform.files import CannotRead, is_sealed, open_regular, parse_json, read_regular
+from wmplatform.forms import ANY, REAL, TEXT, Either, Holding, Many, Maybe, Named, Whole, check_form
 from wmplatform.videos.errors import UnreadableShards
 
-__all__ = ["FORMAT", "MANIFEST", "QUARANTINE", "VIDEOS", "Shards", "file_sha256"]
+__all__ = ["FILE", "FORMAT", "MANIFEST", "QUARANTINE", "VIDEOS", "Shards", "file_sha256"]
 
-FORMAT = 1
+FORMAT = 2
+_UNSEALED = 1
 MANIFEST = "manifest.json"
 VIDEOS = "videos.jsonl"
 QUARANTINE = "quarantine.jsonl"
@@ -30,6 +36,34 @@ QUARANTINE = "quarantine.jsonl"
 Frames = NDArray[np.uint8]
 
 _BLOCK_BYTES = 1 << 22
+_MOST_MANIFEST_BYTES = 1 << 25
+_MOST_LIST_BYTES = 1 << 29
+_MOST_FRAME_BYTES = 1 << 28
+_NAME = re.compile(r"frames-[0-9]{5,}-[0-9]{2,}\.u8")
+FILE = {"file": TEXT, "frames": Whole(), "bytes": Whole(), "sha256": TEXT}
+"""Of which form a file of frames is described."""
+_FORM = Holding(
+    {
+        "fingerprint": TEXT,
+        "frame_shape": Many(Whole(least=1), 3),
+        "group_weights": Named(REAL),
+        "videos": Holding(
+            {"count": Whole(), "frames": Whole(), "quarantined": Whole(), "sha256": TEXT}
+        ),
+        "quarantine_sha256": Maybe(TEXT),  # format 1 had none
+        "shards": Many(FILE),
+        "plan": Holding({"source": Named(ANY)}),
+    }
+)
+_ROW = {
+    "key": TEXT,
+    "label": Either(None, TEXT),
+    "group": TEXT,
+    "shard": Whole(),
+    "start": Whole(),
+    "frames": Whole(least=1),
+}
+_BAD_ROW = {"key": TEXT, "reason": TEXT}
 
 
 class Shards:
@@ -39,7 +73,8 @@ class Shards:
         folder: where `wmplatform prepare` wrote.
 
     Raises:
-        UnreadableShards: a file is missing, of another size or of another format.
+        UnreadableShards: a file is missing, a link, of another size or of another format; likewise
+            of the list of videos, which is read when it is first asked for.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -67,10 +102,14 @@ class Shards:
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        content = self._content(VIDEOS)
-        if hashlib.sha256(content).hexdigest() != self.manifest["videos"]["sha256"]:
-            raise UnreadableShards(self.folder / VIDEOS, "the checksum of the list differs")
-        return [json.loads(line) for line in content.splitlines()]
+        rows = self._listed(VIDEOS, self.manifest["videos"]["sha256"], _ROW)
+        shards, weights = self.manifest["shards"], self.manifest["group_weights"]
+        for row in rows:
+            known = row["shard"] < len(shards) and row["group"] in weights
+            if not known or row["start"] + row["frames"] > shards[row["shard"]]["frames"]:
+                what = f"{row['key']!r} lies where there are no frames"
+                raise UnreadableShards(self.folder / VIDEOS, what)
+        return rows
 
     @cached_property
     def keys(self) -> list[str]:
@@ -128,46 +167,78 @@ class Shards:
 
     def quarantined(self) -> dict[str, str]:
         """Give the reason for each video that could not be used, by key."""
-        lines = self._content(QUARANTINE).splitlines()
-        return {row["key"]: row["reason"] for row in map(json.loads, lines)}
+        rows = self._listed(QUARANTINE, self.manifest.get("quarantine_sha256"), _BAD_ROW)
+        return {row["key"]: row["reason"] for row in rows}
 
     def _map(self, shard: int) -> Frames:
         if shard not in self._maps:
             entry = self.manifest["shards"][shard]
             shape = (entry["frames"], *self.frame_shape)
-            self._maps[shard] = np.memmap(self.folder / entry["file"], np.uint8, "r", shape=shape)
+            with open_regular(self.folder / entry["file"]) as file:
+                self._maps[shard] = np.memmap(file, np.uint8, "r", shape=shape)
         return self._maps[shard]
 
-    def _content(self, name: str) -> bytes:
+    def _listed(self, name: str, sha256: str | None, form: Any) -> list[dict[str, Any]]:
+        """Read one of the lists, a JSON object a line."""
+        content = self._content(name, _MOST_LIST_BYTES)
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise UnreadableShards(self.folder / name, "the checksum of the list differs")
         try:
-            return (self.folder / name).read_bytes()
-        except OSError as error:
-            what = f"cannot be read: {error.strerror}"
-            raise UnreadableShards(self.folder / name, what) from None
+            rows: list[dict[str, Any]] = [parse_json(line) for line in content.splitlines()]
+            check_form(rows, Many(form))
+        except ValueError as error:
+            raise UnreadableShards(self.folder / name, f"the list is damaged: {error}") from None
+        return rows
+
+    def _content(self, name: str, at_most: int) -> bytes:
+        try:
+            return read_regular(self.folder / name, at_most=at_most)
+        except CannotRead as error:
+            raise UnreadableShards(self.folder / name, error.what) from None
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.folder / MANIFEST
-        if not path.exists():
+        if not os.path.lexists(path):
             what = "there is no manifest"
             if (self.folder / "blocks").exists():
                 what, hint = "the work is not finished", "start the same command again"
                 raise UnreadableShards(self.folder, what, hint)
             raise UnreadableShards(self.folder, what, "wmplatform prepare --help")
         try:
-            manifest: dict[str, Any] = json.loads(self._content(MANIFEST))
+            manifest = parse_json(self._content(MANIFEST, _MOST_MANIFEST_BYTES))
         except ValueError as error:
             raise UnreadableShards(path, f"the manifest is not JSON: {error}") from None
-        if manifest.get("format") != FORMAT:
-            raise UnreadableShards(path, f"the manifest is not of format {FORMAT}")
+        if not isinstance(manifest, dict) or manifest.get("format") not in (_UNSEALED, FORMAT):
+            raise UnreadableShards(path, f"the manifest is not of format {FORMAT} or {_UNSEALED}")
+        if manifest["format"] != _UNSEALED and not is_sealed(manifest):
+            raise UnreadableShards(path, "the manifest was altered: its seal differs")
+        try:
+            check_form(manifest, _FORM)
+        except ValueError as error:
+            raise UnreadableShards(path, f"the manifest is damaged: {error}") from None
+        frame_bytes = math.prod(manifest["frame_shape"])
+        weights = manifest["group_weights"].values()
+        if frame_bytes > _MOST_FRAME_BYTES or not all(0 < x < math.inf for x in weights):
+            raise UnreadableShards(path, "the manifest has frames or weights that no source has")
         return manifest
 
     def _check_sizes(self) -> None:
+        frame_bytes = math.prod(self.frame_shape)
         for entry in self.manifest["shards"]:
             path = self.folder / entry["file"]
-            size = path.stat().st_size if path.exists() else None
+            if not _NAME.fullmatch(entry["file"]):
+                raise UnreadableShards(path, "no shard has such a name")
+            if entry["bytes"] != entry["frames"] * frame_bytes:
+                what = f"{entry['frames']} frames do not have {entry['bytes']} bytes"
+                raise UnreadableShards(path, what)
+            try:
+                with open_regular(path) as file:
+                    size = os.fstat(file.fileno()).st_size
+            except CannotRead as error:
+                raise UnreadableShards(path, f"the shard {error.what}") from None
             if size != entry["bytes"]:
-                what = "a shard is missing" if size is None else f"a shard has {size} bytes"
-                raise UnreadableShards(path, f"{what}, {entry['bytes']} were written")
+                what = f"a shard has {size} bytes, {entry['bytes']} were written"
+                raise UnreadableShards(path, what)
 
 
 def file_sha256(path: Path) -> str:
@@ -178,9 +249,9 @@ def file_sha256(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
-    except OSError as error:
-        raise UnreadableShards(path, f"cannot be read: {error.strerror}") from None
+    except (CannotRead, OSError) as error:
+        raise UnreadableShards(path, f"cannot be read: {error}") from None
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.files import CannotRead, open_regular
 from wmplugins.dmcremastered.drawing import Picture, draw_floor, draw_sky
 from wmplugins.dmcremastered.looks import Factor, stream
 
@@ -107,9 +108,10 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(file: Path, size: int) -> Picture:
     try:
-        with Image.open(file) as image:
+        with open_regular(file, links=True) as regular, Image.open(regular) as image:
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BOX)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        what = f"cannot read the picture {str(file)!r}: {error}"
+    except (CannotRead, OSError, ValueError, Image.DecompressionBombError) as error:
+        reason = error.what if isinstance(error, CannotRead) else error
+        what = f"cannot read the picture {str(file)!r}: {reason}"
         raise BadPictures(what, hint="replace the file or take it out of the folder") from error
     return np.asarray(square)

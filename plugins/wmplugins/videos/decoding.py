@@ -15,6 +15,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from wmplatform.files import CannotRead, open_regular
 from wmplatform.videos.errors import UnreadableVideo
 
 __all__ = ["Decoding", "Fit", "Resample", "decode", "decoder_name"]
@@ -67,10 +68,16 @@ def decode(path: Path, key: str, how: Decoding) -> Frames:
         UnreadableVideo: it is no video, damaged, or ends before its declared end.
     """
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        open_regular(path, links=True).close()  # FFmpeg would wait at a pipe for ever
+        # No name is taken for a protocol where it begins with a slash.
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
             yield from _decoded(container, key, how)
     except UnreadableVideo:
         raise
+    except CannotRead as error:
+        missing = "there is no such file"
+        reason = missing if error.reason == "is missing" else f"it {error.reason}"
+        raise UnreadableVideo(key, reason) from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UnreadableVideo(key, _reason(error)) from error
 

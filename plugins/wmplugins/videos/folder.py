@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 from wmplatform.interfaces.video_source import Video, VideoSource
 from wmplatform.videos.errors import BadSource
 from wmplugins.videos.decoding import Decoding, Fit, Resample, decode, decoder_name
-from wmplugins.videos.places import existing_folder
+from wmplugins.videos.places import existing_folder, size_of
 
 __all__ = ["SUFFIXES", "VideoFiles", "VideoFolder"]
 
@@ -130,7 +130,7 @@ class VideoFolder(VideoFiles):
     def _video(self, path: Path, root: Path) -> Video:
         inside = path.relative_to(root)
         label = inside.parent.name or None
-        return Video(inside.as_posix(), label, {"bytes": _size(path)})
+        return Video(inside.as_posix(), label, {"bytes": size_of(path)})
 
     @classmethod
     def contract_settings(cls) -> dict[str, object]:
@@ -138,10 +138,3 @@ class VideoFolder(VideoFiles):
         from wmplugins.videos.samples import sample_folder
 
         return {"root": sample_folder(), "size": 16}
-
-
-def _size(path: Path) -> str:
-    try:
-        return str(path.stat().st_size)
-    except OSError:  # a dangling link; decoding will say so
-        return "none"

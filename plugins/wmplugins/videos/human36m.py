@@ -1,6 +1,5 @@
 """Human3.6M (Ionescu et al. 2014) in the form that pose estimation uses (Pavlakos et al. 2017)."""
 
-import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +10,11 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from wmplatform.errors import ExitCode, PlatformError
+from wmplatform.files import CannotRead, open_regular, parse_json, read_regular
+from wmplatform.forms import REAL, Many, Named, check_form
 from wmplatform.interfaces.video_source import Video
 from wmplatform.videos.errors import BadSource
+from wmplugins.videos.arrays import BadArray, open_array
 from wmplugins.videos.images import Box, Filter, fitted, open_image
 from wmplugins.videos.places import existing_folder
 from wmplugins.videos.sequences import ImageSequences, Sequence
@@ -22,6 +24,9 @@ __all__ = ["Human36M", "MissingH5", "subject_square"]
 _NAME = re.compile(r"(?P<video>(?P<subject>S\d+)_(?P<action>[^.]+?)[ _]?\d?\.\d+)_(?P<number>\d+)")
 _MARGIN = 200
 _LARGEST = 1000
+_MOST_LIST_BYTES = 1 << 29
+_MOST_JOINTS_BYTES = 1 << 32
+_MOST_JOINTS = 1000
 
 
 class MissingH5(PlatformError):
@@ -118,8 +123,8 @@ class Human36M(ImageSequences):
         root = existing_folder(self.root)
         found: dict[str, Box] = {}
         for names_file, joints_file in zip(self.lists, self.joints, strict=True):
-            names = _file(root, names_file).read_text(encoding="utf-8").split("\n")
-            names = [name.strip() for name in names if name.strip()]
+            listed = _content(_file(root, names_file), _MOST_LIST_BYTES).splitlines()
+            names = [name.strip() for name in listed if name.strip()]
             found |= _boxes_of(names, _file(root, joints_file))
         return found
 
@@ -149,18 +154,23 @@ def subject_square(box: Box, image_size: tuple[int, int]) -> Box:
 
 def _boxes_of(names: list[str], path: Path) -> dict[str, Box]:
     if path.suffix == ".json":
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        missing = [name for name in names if name not in listed]
-        if missing:
-            raise BadSource(f"{path.name} has no box for {missing[0]!r}", where=str(path))
-        return {name: _box(listed[name]) for name in names}
-    part_NJ2 = _joints(path)
-    if part_NJ2.ndim != 3 or part_NJ2.shape[::2] != (len(names), 2):
-        shape = list(part_NJ2.shape)
-        what = f"{path.name} has joints {shape} for {len(names)} images, not [{len(names)}, J, 2]"
-        raise BadSource(what, where=str(path), hint="list and joints must belong together")
+        return _listed_boxes(names, path)
+    part_NJ2 = _joints(path, len(names))
     corners = np.concatenate([part_NJ2.min(axis=1), part_NJ2.max(axis=1)], axis=1).astype(float)
     return {name: _box(row) for name, row in zip(names, corners.tolist(), strict=True)}
+
+
+def _listed_boxes(names: list[str], path: Path) -> dict[str, Box]:
+    try:
+        listed = parse_json(_content(path, _MOST_LIST_BYTES))
+        check_form(listed, Named(Many(REAL, 4)))
+    except ValueError as error:
+        what = f"{path.name} does not give four numbers for each image: {error}"
+        raise BadSource(what, where=str(path)) from None
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise BadSource(f"{path.name} has no box for {missing[0]!r}", where=str(path))
+    return {name: _box(listed[name]) for name in names}
 
 
 def _box(values: list[float]) -> Box:
@@ -168,10 +178,35 @@ def _box(values: list[float]) -> Box:
     return left, top, right, bottom
 
 
-def _joints(path: Path) -> NDArray[Any]:
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return np.asarray(arrays["part"])
+def _joints(path: Path, images: int) -> NDArray[Any]:
+    """Read joints `[N, J, 2]` of so many images.
+
+    Raises:
+        BadSource: there are others, or the file is damaged.
+        MissingH5: h5py is needed.
+    """
+    try:
+        if path.suffix == ".npz":
+            with open_array(path, "part", most_bytes=_MOST_JOINTS_BYTES) as part:
+                _check_joints(path, part.shape, part.dtype, images)
+                return np.stack(list(part.rows()))
+        return _joints_of_h5(path, images)
+    except CannotRead as error:
+        raise BadSource(error.what, where=str(path)) from None
+    # h5py raises KeyError and RuntimeError for damaged files, too.
+    except (BadArray, OSError, KeyError, RuntimeError, ValueError) as error:
+        raise BadSource(f"{path.name}: {error}", where=str(path)) from error
+
+
+def _check_joints(path: Path, shape: tuple[int, ...], dtype: Any, images: int) -> None:
+    if len(shape) != 3 or shape[::2] != (images, 2) or not 1 <= shape[1] <= _MOST_JOINTS:
+        what = f"{path.name} has joints {list(shape)} for {images} images, not [{images}, J, 2]"
+        raise BadSource(what, where=str(path), hint="list and joints must belong together")
+    if dtype.kind not in "iuf":
+        raise BadSource(f"{path.name} has joints of dtype {dtype}", where=str(path))
+
+
+def _joints_of_h5(path: Path, images: int) -> NDArray[Any]:
     try:
         import h5py
     except ModuleNotFoundError:
@@ -180,8 +215,26 @@ def _joints(path: Path) -> NDArray[Any]:
             where=str(path),
             hint="pip install h5py\nor write its array 'part' to an .npz, and bind it as 'joints'",
         ) from None
-    with h5py.File(path) as file:
-        return np.asarray(file["part"])
+    with open_regular(path, links=True) as regular, h5py.File(regular) as file:
+        part = file["part"]
+        if not isinstance(part, h5py.Dataset):
+            raise BadSource(f"{path.name} has no array 'part'", where=str(path))
+        _check_joints(path, part.shape, part.dtype, images)
+        return np.asarray(part)
+
+
+def _content(path: Path, at_most: int) -> str:
+    """Read a list that belongs to the dataset.
+
+    Raises:
+        BadSource: it is no regular file, no text, or larger than any such list.
+    """
+    try:
+        return read_regular(path, at_most=at_most, links=True).decode()
+    except CannotRead as error:
+        raise BadSource(error.what, where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise BadSource(f"{path.name} is no text: {error}", where=str(path)) from None
 
 
 def _file(root: Path, name: str) -> Path:

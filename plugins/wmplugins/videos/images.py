@@ -11,6 +11,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from wmplatform.files import CannotRead, open_regular
 from wmplatform.videos.errors import UnreadableVideo
 
 __all__ = ["Box", "Filter", "centre_square", "fitted", "open_image", "resizer_name"]
@@ -42,10 +43,10 @@ def open_image(path: Path, key: str) -> Image.Image:
         UnreadableVideo: it is missing, no image, or cut off.
     """
     try:
-        with Image.open(path) as image:
+        with open_regular(path, links=True) as file, Image.open(file) as image:
             return image.convert("RGB")
-    except FileNotFoundError:
-        raise UnreadableVideo(key, "an image is missing") from None
+    except CannotRead as error:
+        raise UnreadableVideo(key, f"an image {error.reason}") from None
     # Pillow's decoders raise SyntaxError and others for damaged files.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "cut off" if "truncated" in str(error) else "damaged, or no image"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from wmplatform.videos.errors import BadSource
 
-__all__ = ["existing_folder"]
+__all__ = ["existing_folder", "size_of"]
 
 
 def existing_folder(root: str) -> Path:
@@ -21,3 +21,11 @@ def existing_folder(root: str) -> Path:
             hint="set the source's 'root' to where the videos lie",
         )
     return folder
+
+
+def size_of(path: Path) -> str:
+    """Return the size of a file in bytes; `none` for a dangling link, as decoding will say."""
+    try:
+        return str(path.stat().st_size)
+    except OSError:
+        return "none"

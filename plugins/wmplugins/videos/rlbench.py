@@ -1,21 +1,27 @@
 """Demonstration episodes in DreamerV2's files, such as APV's videos of RLBench tasks."""
 
-import zipfile
-import zlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 from PIL import Image
 
+from wmplatform.files import CannotRead
 from wmplatform.interfaces.video_source import Video, VideoSource
 from wmplatform.videos.errors import BadSource, UnreadableVideo
+from wmplugins.videos.arrays import BadArray, StoredArray, open_array
 from wmplugins.videos.images import Filter, fitted, resizer_name
-from wmplugins.videos.places import existing_folder
+from wmplugins.videos.places import existing_folder, size_of
 
 __all__ = ["NpzEpisodes"]
+
+_MOST_BYTES = 1 << 32
+"""Of the images of an episode: ten thousand steps of 360 x 360 have less."""
+_MOST_IMAGE_BYTES = 1 << 28
 
 
 class NpzEpisodes(VideoSource):
@@ -58,9 +64,9 @@ class NpzEpisodes(VideoSource):
             raise BadSource(f"no .npz file in {self.root}", hint="set 'root'")
         found = []
         for path in paths:
-            inside, size = path.relative_to(root), path.stat().st_size
+            inside = path.relative_to(root)
             label = inside.parent.name or None
-            found.append(Video(inside.as_posix(), label, {"bytes": str(size)}))
+            found.append(Video(inside.as_posix(), label, {"bytes": size_of(path)}))
         return found
 
     def frames(self, video: Video) -> Iterator[np.ndarray]:
@@ -69,12 +75,18 @@ class NpzEpisodes(VideoSource):
         Raises:
             UnreadableVideo: it is damaged or has no such images.
         """
-        images_THWC = self._images(video)
-        if images_THWC.shape[1:3] == (self.size, self.size):
-            yield from np.ascontiguousarray(images_THWC.transpose(0, 3, 1, 2)).copy()
-            return
-        for image_HWC in images_THWC:
-            yield fitted(Image.fromarray(image_HWC), self.size, None, self.resample)
+        path = Path(self.root).expanduser() / video.key
+        try:
+            with open_array(path, self.array, most_bytes=_MOST_BYTES) as images:
+                self._check(images, video.key)
+                for image_HWC in images.rows():
+                    yield self._fitted(image_HWC)
+        except CannotRead as error:
+            missing = "there is no such file"
+            reason = missing if error.reason == "is missing" else f"it {error.reason}"
+            raise UnreadableVideo(video.key, reason) from None
+        except BadArray as error:
+            raise UnreadableVideo(video.key, str(error)) from error
 
     def settings(self) -> dict[str, Any]:
         """Add the resizer's version to the settings; where the files lie does not matter."""
@@ -82,21 +94,22 @@ class NpzEpisodes(VideoSource):
         del settings["root"]
         return settings | {"decoder": resizer_name()}
 
-    def _images(self, video: Video) -> np.ndarray:
-        try:
-            path = Path(self.root).expanduser() / video.key
-            with path.open("rb") as file, np.load(file) as arrays:
-                images = np.asarray(arrays[self.array])
-        except FileNotFoundError:
-            raise UnreadableVideo(video.key, "there is no such file") from None
-        except KeyError:
-            raise UnreadableVideo(video.key, f"it has no array {self.array!r}") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UnreadableVideo(video.key, "it is damaged, or no .npz file") from error
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            kind = f"{images.dtype} {list(images.shape)}"
-            raise UnreadableVideo(video.key, f"its images are {kind}, not uint8 [T, H, W, 3]")
-        return images
+    def _check(self, images: StoredArray, key: str) -> None:
+        """Look at the header of an array of images.
+
+        Raises:
+            UnreadableVideo: it holds something else.
+        """
+        shape, kind = images.shape, f"{images.dtype} {list(images.shape)}"
+        if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
+            raise UnreadableVideo(key, f"its images are {kind}, not uint8 [T, H, W, 3]")
+        if images.fortran or math.prod(shape[1:]) > _MOST_IMAGE_BYTES:
+            raise UnreadableVideo(key, f"its images {kind} are too large, or not in order of time")
+
+    def _fitted(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if image_HWC.shape[:2] == (self.size, self.size):
+            return np.ascontiguousarray(image_HWC.transpose(2, 0, 1))
+        return fitted(Image.fromarray(image_HWC), self.size, None, self.resample)
 
     @classmethod
     def contract_settings(cls) -> dict[str, object]:

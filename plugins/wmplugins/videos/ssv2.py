@@ -1,12 +1,14 @@
 """Something-Something-v2 (Goyal et al. 2017), as its publishers lay it out."""
 
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from wmplatform.files import CannotRead, parse_json, read_regular
+from wmplatform.forms import ANY, TEXT, Form, Holding, Many, Maybe, Named, OtherForm, check_form
 from wmplatform.interfaces.video_source import Video
 from wmplatform.registry import nearest
 from wmplatform.videos.errors import BadSource
@@ -17,6 +19,17 @@ from wmplugins.videos.places import existing_folder
 __all__ = ["SomethingSomething"]
 
 _PREFIX = "something-something-v2-"
+_MOST_LIST_BYTES = 1 << 29
+
+
+class _Id(Form):
+    def check(self, saved: Any, path: tuple[str | int, ...]) -> None:
+        """Accept what names a file, and none in another folder."""
+        if type(saved) not in (str, int) or not re.fullmatch(r"\w[\w.-]*", str(saved)):
+            raise OtherForm(path, f"is {saved!r:.40}, which names no file")
+
+
+_ENTRIES = Many(Holding({"id": _Id(), "template": Maybe(TEXT)}))
 
 
 class SomethingSomething(VideoFiles):
@@ -73,7 +86,7 @@ class SomethingSomething(VideoFiles):
         return settings
 
     def _listed(self, name: str) -> Iterator[Video]:
-        for entry in self._read(name):
+        for entry in self._read(name, _ENTRIES):
             label = _class_of(entry)
             if not self.classes or label in self.classes:
                 yield Video(f"{entry['id']}.webm", label)
@@ -85,12 +98,12 @@ class SomethingSomething(VideoFiles):
             raise BadSource(
                 "the test list has no classes", hint="leave out 'classes', or take another split"
             )
-        known = list(self._read("labels"))
+        known = list(self._read("labels", Named(ANY)))
         for name in self.classes:
             if name not in known:
                 raise BadSource(f"there is no class {name!r}", hint=nearest(name, known))
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, form: Any) -> Any:
         folder = existing_folder(self.labels)
         places = [folder / f"{name}.json", folder / f"{_PREFIX}{name}.json"]
         path = next((place for place in places if place.is_file()), None)
@@ -98,9 +111,15 @@ class SomethingSomething(VideoFiles):
             names = " or ".join(place.name for place in places)
             raise BadSource(f"there is no {names} in {self.labels}", hint="set 'labels'")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            listed = parse_json(read_regular(path, at_most=_MOST_LIST_BYTES, links=True))
+            check_form(listed, form)
+        except CannotRead as error:
+            raise BadSource(error.what, where=str(path)) from None
+        except OtherForm as error:
+            raise BadSource(f"{path.name} is no such list: {error}", where=str(path)) from None
         except ValueError as error:
             raise BadSource(f"{path.name} is not JSON: {error}", where=str(path)) from error
+        return listed
 
     @classmethod
     def contract_settings(cls) -> dict[str, object]:
