@@ -6,8 +6,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wmplatform.contracts.laws import Report, law, require
-from wmplatform.contracts.probes import draw, equal, finite, require_unchanged, seeded
+from wmplatform.contracts.laws import Report, law, require, skip
+from wmplatform.contracts.probes import (
+    any_changed,
+    draw,
+    equal,
+    finite,
+    require_unchanged,
+    seeded,
+)
 from wmplatform.images import to_centred
 from wmplatform.interfaces.augmentation import Augmentation
 from wmplatform.types import ArraySpec
@@ -18,11 +25,16 @@ __all__ = [
     "law_2_frames_are_drawn_independently",
     "law_2_rows_do_not_mix",
     "law_3_equal_random_states_agree",
+    "law_4_channels_and_frames_stay_together",
+    "law_5_the_mode_does_not_matter",
+    "law_6_bytes_and_floats_change_alike",
 ]
 
 Kind = Literal["uint8", "centred"]
 KINDS: tuple[Kind, ...] = ("uint8", "centred")
 PIXELS = ArraySpec((3, 12, 12), "uint8")
+COPIES = 128
+"""Images in a batch, so that it is no accident if all of them change alike."""
 
 
 def check_augmentation(
@@ -48,6 +60,9 @@ def check_augmentation(
         report.run(law_2_rows_do_not_mix, augmentation, pixels, kind, row=2, seed=seed)
         report.run(law_2_frames_are_drawn_independently, augmentation, pixels, kind, seed=seed)
         report.run(law_3_equal_random_states_agree, augmentation, pixels, kind, seed=seed)
+        report.run(law_4_channels_and_frames_stay_together, augmentation, pixels, kind, seed=seed)
+        report.run(law_5_the_mode_does_not_matter, augmentation, pixels, kind, seed=seed)
+    report.run(law_6_bytes_and_floats_change_alike, augmentation, pixels, seed=seed)
     return report
 
 
@@ -86,23 +101,78 @@ def law_2_rows_do_not_mix(
 def law_2_frames_are_drawn_independently(
     augmentation: Augmentation, pixels: ArraySpec, kind: Kind, *, seed: int
 ) -> None:
-    """Equal images in one batch do not all come out equal."""
-    images = _images(pixels, kind, 1, seed).expand(64, *pixels.shape).clone()
-    out = _augment(augmentation, images, seed)
-    require(
-        not equal(out, out[:1].expand_as(out)), "all images of a batch get the same random change"
-    )
+    """Equal images do not all come out equal, and not all as their neighbour or any other does."""
+    images = _images(pixels, kind, 1, seed).expand(COPIES, *pixels.shape).clone()
+    outcome = _augment(augmentation, images, seed).flatten(1).unique(dim=0, return_inverse=True)[1]
+    pairs = [(1, outcome.view(-1, 2)), (1, outcome[1:-1].view(-1, 2))]
+    pairs += [(n, torch.stack([outcome[:-n], outcome[n:]], 1)) for n in range(2, COPIES // 2 + 1)]
+    for gap, pair in pairs:
+        require(
+            bool((pair[:, 0] != pair[:, 1]).any()),
+            f"images {gap} apart in a batch get the same random change",
+        )
 
 
 @law("Augmentation", 3)
 def law_3_equal_random_states_agree(
     augmentation: Augmentation, pixels: ArraySpec, kind: Kind, *, seed: int
 ) -> None:
-    """Equal torch random states give equal results, whatever was augmented in between."""
-    images = _images(pixels, kind, 6, seed)
-    first = _augment(augmentation, images, seed)
-    _augment(augmentation, images, seed + 1)
+    """Equal torch random states give equal results, whatever was augmented in between.
+
+    And others give others.
+    """
+    images = _images(pixels, kind, COPIES, seed)
+    first, other = (_augment(augmentation, images, seed + each) for each in range(2))
     require(equal(first, _augment(augmentation, images, seed)), "equal random states disagree")
+    require(any_changed(first, other), "every batch gets the same random changes")
+
+
+@law("Augmentation", 4)
+def law_4_channels_and_frames_stay_together(
+    augmentation: Augmentation, pixels: ArraySpec, kind: Kind, *, seed: int
+) -> None:
+    """Equal frames of a stack stay equal, and equal channels do unless it `recolours`."""
+    if augmentation.recolours and pixels.shape[0] % 3:
+        skip("it recolours, and these images have no three colours")
+    frame = _images(pixels, kind, COPIES, seed)
+    out = _augment(augmentation, frame.repeat(1, 3, 1, 1), seed)
+    for each in out.split(pixels.shape[0], 1):
+        require_unchanged(out[:, : pixels.shape[0]], each, "frames of one stack change differently")
+    if augmentation.recolours:
+        return
+    grey = _augment(augmentation, frame[:, :1].expand_as(frame).clone(), seed)
+    require_unchanged(
+        grey[:, :1].expand_as(grey),
+        grey,
+        "channels of one image change differently (declare recolours if that is meant)",
+    )
+
+
+@law("Augmentation", 5)
+def law_5_the_mode_does_not_matter(
+    augmentation: Augmentation, pixels: ArraySpec, kind: Kind, *, seed: int
+) -> None:
+    """Train and eval mode give equal results."""
+    images = _images(pixels, kind, COPIES, seed)
+    training = augmentation.training
+    both = [_augment(augmentation.train(mode), images, seed) for mode in (True, False)]
+    augmentation.train(training)
+    require(
+        equal(*both),
+        "train and eval mode differ; behaviors augment in eval mode, and who wants no "
+        "augmentation does not call it",
+    )
+
+
+@law("Augmentation", 6)
+def law_6_bytes_and_floats_change_alike(
+    augmentation: Augmentation, pixels: ArraySpec, *, seed: int
+) -> None:
+    """An image is changed as its bytes are, to within a grey level."""
+    images = _images(pixels, "uint8", COPIES, seed)
+    bytes_, floats = (_augment(augmentation, x, seed) for x in (images, to_centred(images)))
+    gap = float((to_centred(bytes_) - floats).abs().max()) * 255
+    require(gap <= 1.01, f"uint8 and centred images are {gap:.3g} grey levels apart afterwards")
 
 
 def _images(pixels: ArraySpec, kind: Kind, count: int, seed: int) -> Tensor:
