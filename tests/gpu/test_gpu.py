@@ -185,8 +185,9 @@ def test_captured_updates_equal_eager_ones(name: str) -> None:
     assert captured.updates == eager.updates
 
 
-def test_a_captured_update_skips_what_is_not_finite() -> None:
-    made = learner(capture=True)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_captured_update_skips_what_is_not_finite(name: str) -> None:
+    made = learner(name, capture=True)
     run(made, made.update, updates=5)
     before = weights(made)
     bad = batch_for(made)

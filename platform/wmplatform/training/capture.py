@@ -45,24 +45,23 @@ class CapturedPlan:
 
     Args:
         plan: phases in order.
-        run: runs one phase on an update and returns a tensor that says whether it was skipped.
+        run: runs one phase on an update.
         device: a CUDA device.
     """
 
     def __init__(
-        self, plan: Sequence[Phase], run: Callable[[Phase, Update], Tensor], device: torch.device
+        self, plan: Sequence[Phase], run: Callable[[Phase, Update], None], device: torch.device
     ) -> None:
         self._plan, self._run, self._device = plan, run, device
         self._eager = 0
         self._stream = torch.cuda.Stream(device)
         self._graphs: list[torch.cuda.CUDAGraph] = []
-        self._skips: list[Tensor] = []
         self._static: Update | None = None
 
-    def __call__(self, batch: Batch, updates: int, agent_steps: int) -> tuple[Tensor, Metrics]:
-        """Run all phases; returns whether any was skipped, a scalar, and the metrics.
+    def __call__(self, batch: Batch, updates: int, agent_steps: int) -> Metrics:
+        """Run all phases; returns the metrics.
 
-        Metrics are overwritten by the next call: read or add them up before.
+        They are overwritten by the next call: read or add them up before.
         """
         if self._eager < _EAGER_UPDATES:
             self._eager += 1
@@ -70,25 +69,22 @@ class CapturedPlan:
         update = self._load(batch, updates, agent_steps)
         if not self._graphs:
             self._capture(update)
-        bad = torch.zeros((), device=self._device)
-        for phase, graph, skip in zip(self._plan, self._graphs, self._skips, strict=True):
+        for phase, graph in zip(self._plan, self._graphs, strict=True):
             graph.replay()
-            bad = torch.maximum(bad, skip)
             if phase.after:
                 phase.after(update)
-        return bad, dict(update.metrics)
+        return dict(update.metrics)
 
-    def _warm_up(self, update: Update) -> tuple[Tensor, Metrics]:
+    def _warm_up(self, update: Update) -> Metrics:
         """Run eagerly on a side stream, as captures need it."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        bad = torch.zeros((), device=self._device)
         with torch.cuda.stream(self._stream):
             for phase in self._plan:
-                bad = torch.maximum(bad, self._run(phase, update))
+                self._run(phase, update)
                 if phase.after:
                     phase.after(update)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return bad, update.metrics
+        return update.metrics
 
     def _load(self, batch: Batch, updates: int, agent_steps: int) -> Update:
         """Copy a batch into the memory that the graphs read."""
@@ -112,9 +108,8 @@ class CapturedPlan:
             with torch.cuda.graph(
                 graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
             ):
-                skip = self._run(phase, update)
+                self._run(phase, update)
             self._graphs.append(graph)
-            self._skips.append(skip)
 
 
 def _copy(batch: Batch) -> dict[str, Tensor | TensorDict]:

@@ -2,6 +2,11 @@
 
 Nothing in `update` waits for the device: metrics stay there until somebody reads them, and
 whether an update is skipped is decided by a tensor.
+
+From the first phase on whose gradients are not finite, an update is skipped. The groups of these
+phases stay as they are, bit for bit, and what else the update has changed comes back: buffers of
+the agent and the behavior's slow copies, hooks included. Phases before were whole steps of their
+own and stay stepped. Clocks go on: a skipped update counts for schedules and hooks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +27,7 @@ from wmplatform.interfaces.request import Request
 from wmplatform.replay import Segments
 from wmplatform.training.capture import Capturable, CapturedPlan
 from wmplatform.training.processes import GradientExchange
+from wmplatform.training.snapshot import Snapshot
 from wmplatform.types import Batch, Metrics
 from wmplatform.world_model import IncompatibleParts
 
@@ -103,19 +109,15 @@ class Learner:
         self.plan: Sequence[Phase] = agent.plan()
         self.updates = 0
         device = agent.device
+        self.skip = torch.zeros((), device=device)
+        """1 from the first phase of an update on whose gradients are not finite, else 0."""
         self.bad_updates = torch.zeros((), device=device)
         """Updates skipped so far because a gradient was not finite."""
         self.bad_streak = torch.zeros((), device=device)
         """The same, in a row, up to now."""
         self._scale = torch.full((), loss_scale if precision == "fp16" else 1.0, device=device)
         self._good = torch.zeros((), device=device)
-        self._statistics = [
-            buffer
-            for module in agent.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            for buffer in (module.running_mean, module.running_var)
-            if buffer is not None
-        ]
+        self._snapshot = Snapshot(agent)
         self._captured: CapturedPlan | None = None
         if capture:
             self._refuse_what_a_graph_freezes()
@@ -156,51 +158,47 @@ class Learner:
         """
         for optimizer in self.optimizers.values():
             optimizer.set_rate(self.updates)
-        bad, metrics = self._run_plan(batch, agent_steps)
-        self.bad_updates = self.bad_updates + bad
-        self.bad_streak = (self.bad_streak + 1) * bad
+        self.skip.zero_()
+        self._snapshot.take()
+        metrics = self._run_plan(batch, agent_steps)
+        self._snapshot.restore(self.skip > 0)
+        self.bad_updates = self.bad_updates + self.skip
+        self.bad_streak = (self.bad_streak + 1) * self.skip
         if self.precision == "fp16":
-            self._adapt_scale(bad)
+            self._adapt_scale(self.skip)
         self.updates += 1
         metrics["skipped_updates"] = self.bad_updates
         return metrics
 
-    def _run_plan(self, batch: Batch, agent_steps: int) -> tuple[Tensor, Metrics]:
-        """Run all phases; returns 1 if any was skipped, else 0, and the metrics."""
+    def _run_plan(self, batch: Batch, agent_steps: int) -> Metrics:
         if self._captured:
             return self._captured(batch, self.updates, agent_steps)
         update = Update(batch, updates=self.updates, agent_steps=agent_steps)
-        bad = torch.zeros((), device=self._scale.device)
         for phase in self.plan:
-            bad = torch.maximum(bad, self._run(phase, update))
+            self._run(phase, update)
             if phase.after:
                 phase.after(update)
-        return bad, update.metrics
+        return update.metrics
 
-    def _run(self, phase: Phase, update: Update) -> Tensor:
-        """Run one phase; returns 1 if a gradient was not finite and the step skipped, else 0."""
-        before = torch.cat(self._statistics) if self._statistics else None
+    def _run(self, phase: Phase, update: Update) -> None:
+        """Run one phase; sets `skip` if a gradient is not finite, and steps unless it is set."""
         with self._autocast():
             objectives = phase.compute(update)
         if not objectives:  # a phase that is not due this time
-            return torch.zeros_like(self.bad_updates)
+            return
         grads = self._gradients(objectives)
+        self._snapshot.settle()
         if self._exchange:
             for each in grads.values():
                 self._exchange.average(each)
         norms = {group: self.optimizers[group].clip(g) for group, g in grads.items()}
         finite = torch.stack(list(norms.values())).isfinite().all()
-        skip = (~finite).float()
-        if before is not None:
-            kept = torch.where(finite, torch.cat(self._statistics), before)
-            sizes = [len(x) for x in self._statistics]
-            torch._foreach_copy_(self._statistics, list(kept.split(sizes)))
+        self.skip.masked_fill_(~finite, 1.0)  # in place: captured graphs read it where it is
         for group, group_grads in grads.items():
-            self.optimizers[group].step(group_grads, skip)
+            self.optimizers[group].step(group_grads, self.skip)
             update.metrics[f"{group}_grad_norm"] = norms[group]
         for objective in objectives:
             update.metrics[f"{objective.name}_loss"] = objective.loss.detach()
-        return skip
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":

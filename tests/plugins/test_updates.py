@@ -1,4 +1,4 @@
-"""One update of each family of agents against `loss.backward()` and `torch.optim.Adam`."""
+"""Updates of each family of agents: against plain PyTorch, and on batches that hold NaN."""
 
 import copy
 from collections.abc import Callable
@@ -38,16 +38,19 @@ AGENTS: dict[str, tuple[Callable[[], Agent], Callable[[], TensorDict]]] = {
 }
 
 
-def update(agent: Agent, batch: TensorDict) -> None:
-    """The learner's way, each parameter in a group of its own."""
+def learner_of(agent: Agent) -> Learner:
+    """Adam without its extras; each parameter is a group of its own."""
     names = [name for name, p in agent.named_parameters() if p.requires_grad]
     adam = partial(Adam, lr=RATE, eps=EPS, clip_norm=0.0, weight_decay=0.0)
     data = partial(Transitions, stack=3) if agent.frame_stack > 1 else Segments
-    learner = Learner(
+    return Learner(
         agent, groups={n: (n,) for n in names}, optimizers=dict.fromkeys(names, adam), data=data
     )
-    learner.update(batch)
-    assert learner.bad_updates == 0
+
+
+def update(agent: Agent, batch: TensorDict) -> None:
+    """The learner's way."""
+    assert learner_of(agent).update(batch)["skipped_updates"] == 0
 
 
 def update_by_hand(agent: Agent, batch: TensorDict) -> None:
@@ -91,3 +94,30 @@ def test_an_update_is_adam_on_the_gradients_of_backward(name: str) -> None:
     for key, value in twin.state_dict().items():
         step, expected = (x[key].double() - before[key] for x in (agent.state_dict(), {key: value}))
         assert_allclose(step, expected, rtol=1e-3, atol=1e-3 * RATE, err_msg=key)
+
+
+def state(agent: Agent) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers."""
+    named = (*agent.named_parameters(), *agent.named_buffers())
+    return {name: x.detach().clone() for name, x in named}
+
+
+def moved(agent: Agent, before: dict[str, Tensor]) -> set[str]:
+    """Names of what differs, bit for bit."""
+    return {name for name, x in state(agent).items() if not torch.equal(x, before[name])}
+
+
+@pytest.mark.parametrize("column", ["reward", "action"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_update_on_nan_changes_nothing(name: str, column: str) -> None:
+    build, draw = AGENTS[name]
+    torch.manual_seed(0)
+    agent = build()
+    learner, batch = learner_of(agent), draw()
+    learner.update(batch)
+    before = state(agent)
+    batch[column][0] = torch.nan
+    assert learner.update(batch)["skipped_updates"] == 1
+    assert moved(agent, before) == set()
+    learner.update(draw())
+    assert any(key.startswith("behavior.actor") for key in moved(agent, before))
