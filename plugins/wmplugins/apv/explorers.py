@@ -106,8 +106,8 @@ class VideoBonus(Sampling):
     def distance(self, clips_NP: Tensor) -> Tensor:
         """Push clips to the front of the queue, then average the k smallest distances, `[N]`.
 
-        If a clip is not finite its distance is NaN, and the queue stays as it is: one bad batch
-        does no lasting harm.
+        The distance of a clip that is not finite is NaN, so that the learner skips the update and
+        puts the queue back.
         """
         count, size = len(clips_NP), len(self.queue)
         if count > size:
@@ -116,11 +116,9 @@ class VideoBonus(Sampling):
                 "raise explorers.video_bonus.queue or use smaller batches"
             )
         finite_N = clips_NP.isfinite().all(-1)
-        fine = finite_N.all()
-        pushed = torch.cat([clips_NP, self.queue])[:size]
-        self.queue.copy_(torch.where(fine, pushed, self.queue))
-        self.pushed.add_(count * fine)
-        free = torch.arange(size, device=pushed.device) >= self.pushed
+        self.queue.copy_(torch.cat([clips_NP, self.queue])[:size])
+        self.pushed.add_(count)
+        free = torch.arange(size, device=clips_NP.device) >= self.pushed
         distances = torch.cdist(
             clips_NP, self.queue, compute_mode="donot_use_mm_for_euclid_dist"
         ).masked_fill(free, torch.inf)
@@ -132,8 +130,7 @@ class VideoBonus(Sampling):
     def normalise(self, raw: Tensor) -> Tensor:
         """Divide by the running mean of the magnitude, which is updated first."""
         mean = raw.abs().mean().double()
-        moved = self.momentum * self.magnitude + (1 - self.momentum) * mean
-        self.magnitude.copy_(torch.where(mean.isfinite(), moved, self.magnitude))
+        self.magnitude.copy_(self.momentum * self.magnitude + (1 - self.momentum) * mean)
         return (raw / (self.magnitude + 1e-8)).float()
 
     @classmethod
