@@ -36,10 +36,16 @@ def build(subject: Subject, action: ActionSpec, seed: int) -> Agent:
     action=actions,
     batch=st.integers(2, 4),
     length=st.integers(3, 6),
+    column=st.sampled_from(["reward", "action", "discount"]),
     seed=st.integers(0, 2**16),
 )
 def test_laws_hold(
-    subject: Subject, action: ActionSpec, batch: int, length: int, seed: int
+    subject: Subject,
+    action: ActionSpec,
+    batch: int,
+    length: int,
+    column: str,
+    seed: int,
 ) -> None:
     make = partial(build, subject, action, seed)
     try:
@@ -62,6 +68,8 @@ def test_laws_hold(
     holds(laws.law_5_imagination_ends_where_the_head_says, agent, draw, seed=seed)
     holds(laws.law_6_rows_of_transitions_belong_together, agent, draw, row=row, seed=seed)
     holds(laws.law_7_what_is_only_read_is_in_eval_mode, agent, draw, seed=seed)
+    spoilt = [(column,)]
+    holds(laws.law_8_skipped_updates_leave_no_trace, make, draw, spoilt=spoilt, seed=seed)
 
 
 @every_behavior

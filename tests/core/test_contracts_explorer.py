@@ -1,7 +1,7 @@
 """The laws of Explorer on every registered explorer, and the checker on broken ones."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wmplatform.contracts import check
@@ -30,6 +30,18 @@ def test_laws_hold(subject: Subject, action: ActionSpec, agent_steps: int, seed:
     holds(laws.law_3_equal_clocks_agree, explorer, action, agent_steps=agent_steps, seed=seed)
     holds(laws.law_4_intrinsic_moves_no_gradient, explorer, views, seed=seed)
     holds(laws.law_5_state_is_in_buffers, subject.make, action, views, seed=seed)
+
+
+@every_explorer
+@settings(max_examples=2)
+@given(action=actions, seed=st.integers(0, 2**16))
+def test_skipped_updates_leave_no_trace(subject: Subject, action: ActionSpec, seed: int) -> None:
+    views = subject.wiring["views"]
+    try:
+        subject.make(action, views)
+    except ValueError:
+        return
+    holds(laws.law_6_skipped_updates_leave_no_trace, subject.make, action, views, seed=seed)
 
 
 @every_explorer

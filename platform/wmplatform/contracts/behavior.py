@@ -29,6 +29,7 @@ from wmplatform.contracts.probes import (
     shake,
     snapshot,
 )
+from wmplatform.contracts.skipped import Columns, require_no_trace
 from wmplatform.interfaces.behavior import Behavior, Objective, Phase, Update
 from wmplatform.types import ActionSpec, EnvSpec, Features, FeatureSpec, tree_map
 
@@ -46,6 +47,7 @@ __all__ = [
     "law_5_transitions_end_where_discount_is_zero",
     "law_6_rows_of_transitions_belong_together",
     "law_7_what_is_only_read_is_in_eval_mode",
+    "law_8_skipped_updates_leave_no_trace",
 ]
 
 MakeBehavior = Callable[[Mapping[str, FeatureSpec], ActionSpec], Behavior]
@@ -96,6 +98,7 @@ def check_behavior(
     report.run(law_5_imagination_ends_where_the_head_says, agent, draw_batch, seed=seed)
     report.run(law_6_rows_of_transitions_belong_together, agent, draw_batch, row=1, seed=seed)
     report.run(law_7_what_is_only_read_is_in_eval_mode, agent, draw_batch, seed=seed)
+    report.run(law_8_skipped_updates_leave_no_trace, build, draw_batch, seed=seed)
     return report
 
 
@@ -237,6 +240,18 @@ def law_4_state_is_checkpointed(
             "an agent that loads a checkpoint goes on with other losses: something that changes "
             "is neither a buffer nor a parameter",
         )
+
+
+@law("Behavior", 8)
+def law_8_skipped_updates_leave_no_trace(
+    build: Callable[[], Agent],
+    draw_batch: DrawBatch,
+    *,
+    spoilt: Sequence[Columns] = ((), ("reward",)),
+    seed: int,
+) -> None:
+    """Updates on batches with NaN, in all columns or in these, are as if they had not been."""
+    require_no_trace(build, draw_batch, spoilt=spoilt, seed=seed)
 
 
 def _update(

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from wmplatform.agent import Agent
+from wmplatform.contracts import reference
 from wmplatform.contracts.laws import Report, law, require, skip
 from wmplatform.contracts.probes import (
     check_action,
@@ -18,6 +20,7 @@ from wmplatform.contracts.probes import (
     seeded,
     snapshot,
 )
+from wmplatform.contracts.skipped import require_no_trace
 from wmplatform.distributions import OneHot, TruncatedNormal
 from wmplatform.interfaces.explorer import Explorer, Intrinsic
 from wmplatform.types import (
@@ -37,6 +40,7 @@ __all__ = [
     "law_3_equal_clocks_agree",
     "law_4_intrinsic_moves_no_gradient",
     "law_5_state_is_in_buffers",
+    "law_6_skipped_updates_leave_no_trace",
 ]
 
 CLOCKS = (0, 1, 10_000, 1_000_000)
@@ -72,6 +76,7 @@ def check_explorer(
         report.run(law_3_equal_clocks_agree, explorer, action, agent_steps=clock, seed=seed)
     report.run(law_4_intrinsic_moves_no_gradient, explorer, views, seed=seed)
     report.run(law_5_state_is_in_buffers, make, action, views, seed=seed)
+    report.run(law_6_skipped_updates_leave_no_trace, make, action, views, seed=seed)
     return report
 
 
@@ -163,6 +168,21 @@ def law_5_state_is_in_buffers(
         "after loading its state, an explorer acts differently: something that changes is not a "
         "buffer",
     )
+
+
+@law("Explorer", 6)
+def law_6_skipped_updates_leave_no_trace(
+    make: MakeExplorer, action: ActionSpec, views: Views, *, seed: int
+) -> None:
+    """Updates of a world model on batches that hold NaN are as if they had not been."""
+
+    def build() -> Agent:
+        with seeded(seed):
+            return reference.make_explorers_agent(make, action, views)
+
+    if (made := build()).explorer is None or made.explorer.view is None:
+        skip("no intrinsic reward, so updates do not reach it")
+    require_no_trace(build, reference.draw_records, seed=seed)
 
 
 def some_policy(action: ActionSpec, seed: int) -> Distribution:

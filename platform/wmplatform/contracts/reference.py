@@ -52,6 +52,7 @@ __all__ = [
     "draw_transitions",
     "env_spec",
     "make_agent",
+    "make_explorers_agent",
     "make_world_model",
 ]
 
@@ -254,27 +255,76 @@ class _PlainExplorer(Explorer):
         del views
 
 
-def make_world_model(spec: EnvSpec, *, memory: bool = True) -> WorldModel:
+def make_world_model(
+    spec: EnvSpec, *, dynamics: Factory[LatentDynamics] | None = RecurrentDynamics
+) -> WorldModel:
     """A world model of the parts above, with heads `reward` and `continue`.
 
-    Without memory its state is the embedding, as behaviors that learn from transitions need it.
+    Without a dynamics its state is the embedding, as behaviors that learn from transitions need it.
     """
     return WorldModel(
         spec,
         encoder=LinearEncoder,
-        dynamics=RecurrentDynamics if memory else None,
+        dynamics=dynamics,
         heads={"reward": LinearRewardHead, "continue": LinearContinueHead},
     )
 
 
 def make_agent(behavior: Factory[Behavior], action: ActionSpec, *, memory: bool = True) -> Agent:
-    """An agent of the parts above and this behavior."""
+    """An agent of the parts above and this behavior; without memory its state is the embedding."""
     return Agent(
         env_spec(action),
-        world_model=partial(make_world_model, memory=memory),
+        world_model=partial(make_world_model, dynamics=RecurrentDynamics if memory else None),
         behavior=behavior,
         explorer=_PlainExplorer,
     )
+
+
+class _ShowingDynamics(RecurrentDynamics):
+    """Shows its state in views of any specs, repeated until it fills them."""
+
+    def __init__(
+        self,
+        embeds: Mapping[str, ArraySpec],
+        action: ActionSpec,
+        *,
+        shown: Mapping[str, FeatureSpec],
+    ) -> None:
+        super().__init__(embeds, action)
+        self.shown = shown
+
+    @property
+    def views(self) -> frozenset[str]:
+        """Those that are given, and the usual ones."""
+        return super().views | self.shown.keys()
+
+    def feature_spec(self, view: str) -> FeatureSpec:
+        """As given, else the usual one."""
+        return self.shown.get(view, super().feature_spec(view))
+
+    def features(self, state: Latent, view: str) -> Features:
+        """Fill the spec, `[*lead, ...]`."""
+        x = super().features(state, view)
+        assert isinstance(x, Tensor)
+        return _filled(self.shown[view], x) if view in self.shown else x
+
+
+def _filled(spec: FeatureSpec, x: Tensor) -> Features:
+    if isinstance(spec, Mapping):
+        return {name: _filled(part, x) for name, part in spec.items()}
+    index = torch.arange(math.prod(spec.shape), device=x.device) % x.shape[-1]
+    return x[..., index].reshape(*x.shape[:-1], *spec.shape)
+
+
+def make_explorers_agent(
+    explorer: Factory[Explorer], action: ActionSpec, views: Mapping[str, FeatureSpec]
+) -> Agent:
+    """A world model of the parts above with these views and this explorer; nobody acts."""
+    read_by_heads = ("reward", "continue")
+    shown = {name: spec for name, spec in views.items() if name not in read_by_heads}
+    dynamics = partial(_ShowingDynamics, shown=shown)
+    model = partial(make_world_model, dynamics=dynamics)
+    return Agent(env_spec(action), world_model=model, explorer=explorer)
 
 
 def draw_records(spec: EnvSpec, seed: int, *, batch: int = 3, length: int = 5) -> TensorDict:

@@ -54,7 +54,8 @@ class Phase:
     compute: Callable[[Update], Sequence[Objective]]
     """Gives no objective in an update in which the phase is not due."""
     after: Callable[[Update], None] | None = None
-    """Runs after the optimisers have stepped, e.g. a target copy."""
+    """Runs after the optimisers have stepped, e.g. a target copy. It moves buffers and parameters
+    that nothing trains; where the update is skipped, they come back."""
 
 
 class Behavior(nn.Module, ABC):
@@ -79,6 +80,9 @@ class Behavior(nn.Module, ABC):
     6. In transitions reward, discount and `next` of a row count for the action of that row.
     7. A phase imagines in eval mode, and runs in train mode only what it trains (the model's own
        loss apart, which sees to that itself). After an update everything is in eval mode.
+    8. An update that is skipped for NaN in its batch leaves no trace. The learner puts back all
+       buffers of the agent, and the behavior's parameters that nothing trains; so shapes stay,
+       modules are not replaced, and hooks move no trained parameter.
     """
 
     needs_imagination: bool = False

@@ -34,6 +34,8 @@ class Explorer(nn.Module, ABC):
     4. `intrinsic` moves no gradient, has at most T records, and changes nothing but the
        explorer's own buffers.
     5. Everything that changes over time is a buffer, so that it is checkpointed.
+    6. An update that is skipped for NaN in its batch leaves no trace: the learner puts the buffers
+       back, so `intrinsic` need not guard them, and their shapes stay.
     """
 
     view: str | None = None

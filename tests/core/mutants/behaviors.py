@@ -1,6 +1,7 @@
 """Behaviors that each break one law."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -243,6 +244,66 @@ class JittersTheMode(ActorCritic):
         return super().policy(features + 1e-7 * torch.randn_like(features))
 
 
+class RemembersNaN(ActorCritic):
+    """Trusts no reward any more, once one was NaN; on finite ones nothing ever changes."""
+
+    def __init__(self, views: Mapping[str, FeatureSpec], action: ActionSpec) -> None:
+        super().__init__(views, action)
+        self.__dict__["trust"] = torch.ones(())
+
+    def objectives(self, reward: Tensor, critic_loss: Tensor) -> Sequence[Objective]:
+        self.trust = self.trust * reward.detach().isfinite().all()
+        return super().objectives(reward * self.trust, critic_loss)
+
+
+class KeepsReturnsInAList(ActorCritic):
+    """Normalises by what it has seen, NaN included, in a Python attribute."""
+
+    def __init__(self, views: Mapping[str, FeatureSpec], action: ActionSpec) -> None:
+        super().__init__(views, action)
+        self.seen: list[Tensor] = []
+
+    def objectives(self, reward: Tensor, critic_loss: Tensor) -> Sequence[Objective]:
+        self.seen.append(reward.detach().abs().mean())
+        return super().objectives(reward / torch.stack(self.seen).mean(), critic_loss)
+
+
+class ReplacesItsTarget(ActorCritic):
+    """The hook makes a new target network, which nobody knows how to put back."""
+
+    def hook(self, agent: Agent, copy: Any) -> Callable[[Update], None]:
+        def move(update: Update) -> None:
+            copy(update)
+            self.slow = deepcopy(self.slow)
+            with torch.no_grad():
+                self.slow.weight.mul_(0.99)
+
+        return move
+
+
+class HookShrinksTheActor(ActorCritic):
+    """Decay outside of the optimiser, which skipped updates do not stop."""
+
+    def hook(self, agent: Agent, copy: Any) -> Callable[[Update], None]:
+        def move(update: Update) -> None:
+            copy(update)
+            with torch.no_grad():
+                self.actor.weight.mul_(0.99)
+
+        return move
+
+
+class BufferGrows(ActorCritic):
+    def __init__(self, views: Mapping[str, FeatureSpec], action: ActionSpec) -> None:
+        super().__init__(views, action)
+        self.register_buffer("seen", torch.ones(1))
+        self.seen: Tensor
+
+    def objectives(self, reward: Tensor, critic_loss: Tensor) -> Sequence[Objective]:
+        self.seen = torch.cat([self.seen, reward.detach().mean().reshape(1)])
+        return super().objectives(reward, critic_loss)
+
+
 MUTANTS = {
     ActsOutOfRange: "law_1_policy_gives_valid_actions",
     MixesRows: "law_1_policy_rows_do_not_mix",
@@ -276,4 +337,9 @@ MUTANTS = {
     TargetsInTrainMode: "law_7_what_is_only_read_is_in_eval_mode",
     DropsOutWhileActing: "law_1_policy_gives_valid_actions",
     JittersTheMode: "law_1_policy_gives_valid_actions",
+    RemembersNaN: "law_8_skipped_updates_leave_no_trace",
+    KeepsReturnsInAList: "law_8_skipped_updates_leave_no_trace",
+    ReplacesItsTarget: "law_8_skipped_updates_leave_no_trace",
+    HookShrinksTheActor: "law_8_skipped_updates_leave_no_trace",
+    BufferGrows: "law_8_skipped_updates_leave_no_trace",
 }

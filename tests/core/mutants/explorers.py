@@ -111,6 +111,33 @@ class StateIsNoBuffer(BonusExplorer):
         return Intrinsic(bonus.values / self.seen, {})
 
 
+class QueueIsAList(BonusExplorer):
+    """Rewards the distance to what it has seen, NaN included."""
+
+    def __init__(self, action: ActionSpec, views: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(action, views)
+        self.queue: list[Tensor] = []
+
+    def intrinsic(self, features: Features) -> Intrinsic | None:
+        assert isinstance(features, Tensor)
+        self.queue.append(features.detach().mean((0, 1)))
+        self.center.copy_(torch.stack(self.queue).mean(0))
+        return super().intrinsic(features)
+
+
+class RemembersNaN(BonusExplorer):
+    """Leaves out what was ever NaN; on finite features nothing ever changes."""
+
+    def __init__(self, action: ActionSpec, views: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(action, views)
+        self.__dict__["fine"] = torch.ones(self.center.shape)
+
+    def intrinsic(self, features: Features) -> Intrinsic | None:
+        assert isinstance(features, Tensor)
+        self.fine = self.fine * features.detach().isfinite().all(0).all(0)
+        return super().intrinsic(features * self.fine)
+
+
 MUTANTS = {
     WarmUpOutOfRange: "law_1_actions_are_valid",
     WarmUpInDoubles: "law_1_actions_are_valid",
@@ -127,4 +154,6 @@ MUTANTS = {
     ViewWithoutABonus: "law_4_intrinsic_moves_no_gradient",
     BonusTrainsAParameter: "law_4_intrinsic_moves_no_gradient",
     StateIsNoBuffer: "law_5_state_is_in_buffers",
+    QueueIsAList: "law_6_skipped_updates_leave_no_trace",
+    RemembersNaN: "law_6_skipped_updates_leave_no_trace",
 }
