@@ -8,7 +8,7 @@ This file imports no torch: environment workers stay small.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ __all__ = [
     "UnknownTask",
     "action_space",
     "from_unit",
+    "integers_from_unit",
     "observation_space",
 ]
 
@@ -243,17 +244,47 @@ def _box(array: ArraySpec) -> spaces.Box:
     return spaces.Box(limits.min, limits.max, array.shape, dtype.type)
 
 
-def from_unit(action: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float64]:
-    """Map an action from [-1, 1] to [low, high], entry by entry.
+def from_unit(
+    low: NDArray[Any], high: NDArray[Any]
+) -> Callable[[NDArray[Any]], NDArray[np.float64]]:
+    """Make the function that maps an action `[A]` from [-1, 1] to [low, high], entry by entry.
 
     Args:
-        action: `[A]` in [-1, 1].
-        low: `[A]` lower bounds; an entry with an infinite bound on either side passes through.
-        high: `[A]` upper bounds.
+        low: `[A]` lower bounds; an entry may have an infinite one.
+        high: `[A]` upper bounds, likewise. With one bound, values span 2 from it on; without
+            bounds, they pass through.
     """
-    bounded = np.isfinite(low) & np.isfinite(high)
-    start = np.where(bounded, low, -1.0).astype(np.float64)
-    end = np.where(bounded, high, 1.0).astype(np.float64)
-    # Exact at both ends, unlike start + (action + 1) / 2 * (end - start).
-    share = (np.asarray(action, dtype=np.float64) + 1.0) / 2.0
-    return np.asarray(start * (1.0 - share) + end * share)
+    start = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2.0, -1.0))
+    end = np.where(np.isfinite(high), high, start + 2.0)
+
+    def scaled(action: NDArray[Any]) -> NDArray[np.float64]:
+        share = (np.asarray(action, dtype=np.float64) + 1.0) / 2.0
+        # Exact at both ends, unlike start + share * (end - start), but rounded in between.
+        between = start * (1.0 - share) + end * share
+        return np.asarray(np.minimum(np.maximum(between, start), end))
+
+    return scaled
+
+
+def integers_from_unit(
+    low: NDArray[Any], high: NDArray[Any]
+) -> Callable[[NDArray[Any]], NDArray[np.int64]]:
+    """Make the function that maps an action `[A]` from [-1, 1] to integers, entry by entry.
+
+    Each integer has an equal part of [-1, 1].
+
+    Args:
+        low: `[A]` smallest integers.
+        high: `[A]` largest integers; fewer than 2^16 above `low`, since an action as float32 cannot
+            tell more of them apart evenly.
+    """
+    first = low.astype(np.int64)
+    last = high.astype(np.int64)
+    count = last - first + 1
+
+    def scaled(action: NDArray[Any]) -> NDArray[np.int64]:
+        share = (np.asarray(action, dtype=np.float64) + 1.0) / 2.0
+        part = np.floor(share * count).astype(np.int64)
+        return np.asarray(np.minimum(first + part, last))
+
+    return scaled

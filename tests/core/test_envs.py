@@ -19,6 +19,7 @@ from wmplatform.envs import (
     SimulatorFault,
     action_space,
     from_unit,
+    integers_from_unit,
     observation_space,
 )
 from wmplatform.errors import ExitCode
@@ -256,18 +257,41 @@ def test_signals_of_a_repeat_are_summed_up_by_their_rule(
     assert env.step(PUSH)[4] == {"x": expected}
 
 
-@given(
-    low=st.floats(-100, 100),
-    width=st.floats(0.0, 100),
-    action=st.floats(-1, 1),
-)
-def test_from_unit_maps_onto_the_bounds(low: float, width: float, action: float) -> None:
-    bounds = np.array([low, -np.inf]), np.array([low + width, 5.0])
-    ends = [from_unit(np.array([end, end]), *bounds)[0] for end in (-1.0, 1.0)]
-    assert ends == [low, low + width]
-    inside, passed = from_unit(np.array([action, action]), *bounds)
-    assert low - 1e-9 <= inside <= low + width + 1e-9
-    assert passed == pytest.approx(action)
+BOUND = st.floats(-1e300, 1e300)
+
+
+@given(bounds=st.tuples(BOUND, BOUND).map(sorted), action=st.floats(-1, 1))
+def test_from_unit_maps_onto_the_bounds(bounds: list[float], action: float) -> None:
+    low, high = np.array(bounds[:1]), np.array(bounds[1:])
+    scaled = from_unit(low, high)
+    ends = [scaled(np.array([end]))[0] for end in (-1.0, 1.0)]
+    assert ends == bounds
+    assert bounds[0] <= scaled(np.array([action]))[0] <= bounds[1]
+
+
+@given(bound=BOUND, actions=st.tuples(*[st.floats(-1, 1, width=32)] * 2).map(sorted))
+def test_from_unit_stays_on_the_inner_side_of_a_single_bound(
+    bound: float, actions: list[float]
+) -> None:
+    scaled = from_unit(np.array([bound, -np.inf, -np.inf]), np.array([np.inf, bound, np.inf]))
+    one, other = (scaled(np.full(3, action)) for action in actions)
+    assert (one <= other).all()
+    above, below, passed = one
+    assert bound <= above <= bound + 2
+    assert bound - 2 <= below <= bound
+    assert passed == pytest.approx(actions[0])
+    assert scaled(-np.ones(3))[0] == scaled(np.ones(3))[1] == bound
+
+
+@given(low=st.integers(-(2**40), 2**40), count=st.integers(1, 300), size=st.integers(1, 7))
+def test_integers_have_equal_parts_of_the_unit(low: int, count: int, size: int) -> None:
+    first, last = np.array([low]), np.array([low + count - 1])
+    scaled = integers_from_unit(first, last)
+    centres = (2 * np.arange(count * size) + 1) / (count * size) - 1
+    found = [scaled(np.array([centre], np.float32)).item() for centre in centres]
+    assert found == [low + part for part in range(count) for _ in range(size)]
+    for end, expected in ((-1.0, first), (1.0, last)):
+        assert scaled(np.array([end])) == expected
 
 
 def test_spaces_follow_the_spec() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from wmplatform.contracts.env_adapter import check_env_adapter
-from wmplatform.envs import PlatformEnv, UnknownTask
+from wmplatform.envs import CannotStart, Misdeclared, PlatformEnv, UnknownTask
 from wmplatform.errors import ExitCode
 from wmplatform.interfaces.env_adapter import ActionSpec
 from wmplugins.gym import GymPixels
@@ -98,9 +100,9 @@ def test_time_limit_replaces_the_registered_one() -> None:
     assert [env.step(np.zeros(1))[3] for _ in range(9)] == [False] * 8 + [True]
 
 
-def test_actions_reach_their_bounds_and_unbounded_ones_pass() -> None:
-    low = np.array([[-2.0, 0.0], [-np.inf, -1.0]], np.float32)
-    high = np.array([[2.0, 10.0], [1.0, np.inf]], np.float32)
+def test_actions_reach_their_bounds_or_span_2_from_one() -> None:
+    low = np.array([[-2.0, 0.0], [-np.inf, 3.0]], np.float32)
+    high = np.array([[2.0, 10.0], [7.0, np.inf]], np.float32)
     box = gymnasium.spaces.Box(low, high)
     adapter = GymPixels(id=painted(action_space=box))
     assert adapter.spec().action == ActionSpec(4)
@@ -108,8 +110,100 @@ def test_actions_reach_their_bounds_and_unbounded_ones_pass() -> None:
     env.reset()
     env.step(np.array([1.0, 0.0, 0.25, -0.5]))
     (action,) = inside(env).actions
-    assert action.tolist() == [[2.0, 5.0], [0.25, -0.5]]
+    assert action.tolist() == [[2.0, 5.0], [6.25, 3.5]]
     assert action.dtype == box.dtype
+
+
+BOUNDS = {
+    "both": (-3.0, 7.0),
+    "below": (0.0, np.inf),
+    "above": (-np.inf, 1.0),
+    "neither": (-np.inf, np.inf),
+}
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> gymnasium.spaces.Box:
+    """Boxes of any dtype and shape, with any bounds that are supported."""
+    shape = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
+    size = int(np.prod(shape))
+    dtype = draw(st.sampled_from(["float32", "float64", "uint8", "int8", "int32", "int64"]))
+    if np.dtype(dtype).kind == "f":
+        pairs = [BOUNDS[draw(st.sampled_from(sorted(BOUNDS)))] for _ in range(size)]
+    else:
+        span = st.tuples(*[st.integers(0, 127)] * 2).map(sorted)
+        pairs = [draw(span) for _ in range(size)]
+    low, high = (np.array(each, dtype).reshape(shape) for each in zip(*pairs, strict=True))
+    return gymnasium.spaces.Box(low, high, shape, np.dtype(dtype).type)
+
+
+@given(box=boxes(), between=st.floats(-1, 1))
+def test_any_action_comes_as_the_box_has_it(box: gymnasium.spaces.Box, between: float) -> None:
+    env = GymPixels(id=painted(action_space=box)).make(0)
+    env.reset()
+    for value in (-1.0, between, 1.0):
+        env.step(np.full(int(np.prod(box.shape)), value, np.float32))
+    assert len(inside(env).actions) == 3
+    assert all(taken in box for taken in inside(env).actions)
+
+
+def test_integers_of_a_box_are_equally_likely() -> None:
+    box = gymnasium.spaces.Box(0, 2, (1,), np.int64)
+    env = GymPixels(id=painted(action_space=box), time_limit=1000).make(0)
+    env.reset()
+    for action in np.linspace(-0.999, 0.999, 999, dtype=np.float32):
+        env.step(action[None])
+    taken, counts = np.unique(np.concatenate(inside(env).actions), return_counts=True)
+    assert taken.tolist() == [0, 1, 2]
+    assert np.abs(counts - 333).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (gymnasium.spaces.MultiDiscrete([2, 2]), "Box and Discrete are supported"),
+        (gymnasium.spaces.MultiBinary(3), "Box and Discrete are supported"),
+        (gymnasium.spaces.Text(3), "Box and Discrete are supported"),
+        (gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2)), "Box and Discrete are supported"),
+        (gymnasium.spaces.Tuple([gymnasium.spaces.Box(0, 1)]), "Box and Discrete are supported"),
+        (gymnasium.spaces.Box(0, np.inf, (1,), np.int32), "too many integers"),
+        (gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.int64), "too many integers"),
+        (gymnasium.spaces.Box(0, 2**16, (1,), np.int64), "too many integers"),
+    ],
+    ids=str,
+)
+def test_other_actions_are_one_clear_refusal(space: Any, said: str) -> None:
+    closed: list[Any] = []
+
+    class Closing(Painted):
+        def close(self) -> None:
+            closed.append(self)
+
+    name = f"Closing-v{len(gymnasium.registry)}"
+    gymnasium.register(name, Closing, kwargs={"action_space": space})
+    with pytest.raises(UnsupportedEnvironment, match=said) as caught:
+        GymPixels(id=name).spec()
+    assert name in caught.value.what
+    assert "gymnasium.ActionWrapper" in caught.value.hint
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    assert len(closed) == 1
+
+
+def test_an_environment_that_cannot_be_made_is_one_clear_message() -> None:
+    with pytest.raises(CannotStart, match=r"cannot be made: TypeError: .*'no_such'") as caught:
+        GymPixels(id=painted(no_such=1)).spec()
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize("reward", [None, True, np.ones(1)])
+def test_rewards_that_are_no_numbers_are_refused(
+    reward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Painted, "step", lambda *_: (0, reward, False, False, {}))
+    env = GymPixels(id=painted(action_space=gymnasium.spaces.Discrete(2))).make(0)
+    env.reset()
+    with pytest.raises(Misdeclared, match=r"reward after agent step 1 is .*number"):
+        env.step(0)
 
 
 def test_discrete_actions_start_where_the_space_does() -> None:
@@ -158,10 +252,7 @@ def test_unknown_id_is_one_clear_message(name: str) -> None:
     assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 
-def test_unsupported_actions_and_pictures_are_refused() -> None:
-    several = painted(action_space=gymnasium.spaces.MultiDiscrete([2, 2]))
-    with pytest.raises(UnsupportedEnvironment, match="Box and Discrete"):
-        GymPixels(id=several).spec()
+def test_unsupported_pictures_are_refused() -> None:
     grey = painted(action_space=gymnasium.spaces.Discrete(2), picture=np.zeros((4, 4)))
     with pytest.raises(UnsupportedEnvironment, match=r"float64 \(4, 4\)"):
         GymPixels(id=grey).make(0).reset()

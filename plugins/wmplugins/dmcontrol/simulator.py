@@ -28,7 +28,7 @@ class DMControlSimulator(Simulator):
 
     - episodes are counted in frames; dm_control's own limit in seconds is expected to be off;
     - an action is mapped from [-1, 1] to the bounds of each actuator, and passes through where
-      there are none (`lqr`);
+      there are none (`lqr`), as `from_unit` does it;
     - dm_control never opens an OpenGL context of its own, which would disturb ours (`quadruped`
       does so in `escape`), so `physics.render` and `physics.contexts` are of no use;
     - entries of size zero among the observations vanish in `state`.
@@ -64,7 +64,7 @@ class DMControlSimulator(Simulator):
         self._frame_limit = frame_limit
         self._with_state = state
         self._observation: Mapping[str, Any] = {}
-        self._low, self._high = _bounds(env.action_spec())
+        self._scaled = from_unit(*_bounds(env.action_spec()))
         self._draws = np.random.default_rng()
         _without_own_rendering(env.physics)
         self.renderer = SceneRenderer(self.model, size=size, camera=camera, profile=profile)
@@ -114,7 +114,7 @@ class DMControlSimulator(Simulator):
         from dm_control.rl.control import PhysicsError
 
         try:
-            moment = self.env.step(from_unit(action, self._low, self._high))
+            moment = self.env.step(self._scaled(action))
         except PhysicsError as error:
             what = f"{self.name}: the simulation became unstable: {error}"
             raise SimulatorFault(what, env=self.name) from error
@@ -164,10 +164,10 @@ def load_task(domain: str, task: str) -> Any:
 def _bounds(spec: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bounds of actions, infinite where an action should pass through unchanged."""
     low, high = np.asarray(spec.minimum, np.float64), np.asarray(spec.maximum, np.float64)
-    unlimited = (low <= -_UNLIMITED) | (high >= _UNLIMITED)
-    unit = (low == -1) & (high == 1)  # not even rounded
-    through = unlimited | unit
-    return np.where(through, -np.inf, low), np.where(through, np.inf, high)
+    unit = (low == -1) & (high == 1)  # passes through, not even rounded
+    low = np.where(unit | (low <= -_UNLIMITED), -np.inf, low)
+    high = np.where(unit | (high >= _UNLIMITED), np.inf, high)
+    return low, high
 
 
 def _without_own_rendering(physics: Any) -> None:

@@ -16,8 +16,10 @@ __all__ = ["GymPixels"]
 class GymPixels(EnvAdapter):
     """Pictures of a registered gymnasium environment; its own observations are not used.
 
-    Continuous actions are mapped from [-1, 1] to the environment's bounds; an entry without bounds
-    passes through. Discrete actions are indices.
+    Continuous actions are mapped from [-1, 1] to the environment's bounds. An entry without bounds
+    passes through, and one with a single bound spans 2 from it on: [0, 2] for positive values. A
+    box of integers gives each of them an equal part of [-1, 1]. Discrete actions are indices. Other
+    actions, and integers without bounds, are refused.
 
     Args:
         id: registered name, e.g. `Pendulum-v1`; `module:Name-v0` imports `module` first.

@@ -1,7 +1,7 @@
 """One running gymnasium environment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,7 +11,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from PIL import Image
 
-from wmplatform.envs import Frame, MissingSimulator, Simulator, UnknownTask, from_unit
+from wmplatform.envs import (
+    CannotStart,
+    Frame,
+    MissingSimulator,
+    Simulator,
+    UnknownTask,
+    from_unit,
+    integers_from_unit,
+)
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.interfaces.env_adapter import ActionSpec
 
@@ -19,6 +27,9 @@ __all__ = ["GymSimulator", "UnsupportedEnvironment"]
 
 _UNLIMITED = -1
 """gymnasium's word for `without the registered time limit`."""
+
+_MOST_INTEGERS = 2**16
+"""See `integers_from_unit`."""
 
 
 class UnsupportedEnvironment(PlatformError):
@@ -49,7 +60,12 @@ class GymSimulator(Simulator):
         """Environment frames after which the registered limit truncates; None without one."""
         self.random = registered is not None and registered.nondeterministic
         """Whether it is registered as different at every run."""
-        self.action = _action_spec(name, self._env.action_space)
+        try:
+            self.action = _action_spec(name, self._env.action_space)
+        except UnsupportedEnvironment:
+            self._env.close()
+            raise
+        self._native = _to_native(self._env.action_space)
 
     def reset(self, seed: int | None) -> Mapping[str, float]:
         """Start an episode."""
@@ -74,16 +90,6 @@ class GymSimulator(Simulator):
         """Close the environment."""
         self._env.close()
 
-    def _native(self, action: Any) -> Any:
-        """Translate an action into the environment's own space."""
-        space = self._env.action_space
-        if isinstance(space, spaces.Box):
-            flat = from_unit(action, space.low.ravel(), space.high.ravel())
-            return flat.reshape(space.shape).astype(space.dtype)
-        if isinstance(space, spaces.Discrete):
-            return space.start + action
-        return action
-
     def _shrunk(self, picture_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
         image = Image.fromarray(picture_HWC)
         side = (self._size, self._size)
@@ -106,11 +112,34 @@ def _make(name: str, limit: int | None) -> gymnasium.Env[Any, Any]:
         near = get_close_matches(name, gymnasium.registry, n=3)
         hint = f"near: {', '.join(near)}" if near else "name an id that gymnasium.registry holds"
         raise UnknownTask(f"gymnasium cannot make {name!r}: {error}", hint=hint) from error
+    except Exception as error:
+        raise CannotStart(f"gym/{name}", f"{type(error).__name__}: {error}") from error
 
 
 def _action_spec(name: str, space: spaces.Space[Any]) -> ActionSpec:
-    if isinstance(space, spaces.Box):
-        return ActionSpec(int(np.prod(space.shape)))
     if isinstance(space, spaces.Discrete):
         return ActionSpec(int(space.n), "discrete")
-    raise UnsupportedEnvironment(f"{name} has actions {space}; Box and Discrete are supported")
+    if not isinstance(space, spaces.Box):
+        what, instead = f"{name} has actions {space}; Box and Discrete are supported", "of these"
+    elif space.dtype.kind != "f" and _integers(space) > _MOST_INTEGERS:
+        what = f"{name} has actions {space}: too many integers to tell apart, or no bounds"
+        instead = f"of floats, or at most {_MOST_INTEGERS} integers"
+    else:
+        return ActionSpec(int(np.prod(space.shape)))
+    hint = f"register a gymnasium.ActionWrapper of it whose action_space is one {instead}"
+    raise UnsupportedEnvironment(what, hint=hint)
+
+
+def _to_native(space: Any) -> Callable[[Any], Any]:
+    """Make the function that translates an action into a space that `_action_spec` takes."""
+    if isinstance(space, spaces.Discrete):
+        return lambda index: space.start + index
+    kind = from_unit if space.dtype.kind == "f" else integers_from_unit
+    scaled: Callable[[Any], NDArray[Any]] = kind(space.low.ravel(), space.high.ravel())
+    return lambda action: scaled(action).reshape(space.shape).astype(space.dtype)
+
+
+def _integers(space: spaces.Box) -> int:
+    """The most values that an entry may have."""
+    bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
+    return max((int(high) - int(low) + 1 for low, high in bounds), default=0)
