@@ -26,7 +26,7 @@ import torch
 from annotated_types import Ge, Gt
 from tensordict import TensorDict, TensorDictBase
 
-from wmplatform.collect.acting import ActingPolicy, Actor
+from wmplatform.collect.acting import ActingPolicy, Actor, pack_tree
 from wmplatform.collect.episodes import EpisodeStats, EpisodeTally
 from wmplatform.collect.faults import (
     CollectorLost,
@@ -44,10 +44,11 @@ from wmplatform.collect.torch_envs import (
     VectorStreams,
 )
 from wmplatform.errors import ExitCode, PlatformError
-from wmplatform.forms import ANY, Array, Either, Many, Maybe, Whole
+from wmplatform.forms import Array, Either, Many, Maybe, Whole, form_of
 from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
 from wmplatform.records import to_records
 from wmplatform.torchrl_parts import BaseCollector, Collector
+from wmplatform.types import TensorTree
 
 __all__ = ["BadCollection", "Collected", "Collection", "EpisodeLost"]
 
@@ -191,18 +192,19 @@ class Collection:
             "memory": self.policy.memory_state(),
         }
 
-    def state_form(self, memory: Any = ANY) -> Any:
+    def state_form(self, memory: TensorTree) -> Any:
         """Of which form `load_state_dict` takes a state.
 
         Args:
-            memory: form of the agent's memory of all streams, packed.
+            memory: of the agent, for all streams, before the first observation; it is alike after
+                every step, but for the precision of floats.
         """
         started = {
             "streams": Many(_snapshot_form(self.spec)),
             "agent_steps": Whole(),
             "started": Many(Whole()),
             "tally": self._tally.state_form(),
-            "memory": Either(None, memory),
+            "memory": Either(None, form_of(pack_tree(memory), any_float=True)),
         }
         return Either({"streams": None}, started)
 

@@ -14,14 +14,13 @@ from annotated_types import Ge, Gt
 from wmplatform.agent import Agent
 from wmplatform.checkpoint import UnreadableCheckpoint
 from wmplatform.collect import Collection, CollectionStopped, EpisodeStats
-from wmplatform.collect.acting import pack_tree
 from wmplatform.errors import ExitCode, PlatformError
 from wmplatform.evaluation import Evaluation
 from wmplatform.factory import Factory
-from wmplatform.forms import Either, Maybe, Whole, form_of
+from wmplatform.forms import Either, Maybe, Whole
 from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.logging import Progress
-from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, UnreadableReplay, prune
+from wmplatform.replay import CapacityTooLarge, Prefetcher, Replay, prune
 from wmplatform.replay.chunks import MANIFEST
 from wmplatform.run_folder import RunFolder
 from wmplatform.signals import StopRequest
@@ -29,6 +28,7 @@ from wmplatform.training.fault_log import FaultLog
 from wmplatform.training.learner import Learner
 from wmplatform.training.processes import ALONE, Processes
 from wmplatform.training.random_state import seed_process
+from wmplatform.training.records_on_disk import prune_records, restore_records
 from wmplatform.training.run_base import Diverged, PartLoader, TrainingRun
 from wmplatform.transfer import transfer
 
@@ -366,15 +366,10 @@ class OnlineRun(TrainingRun):
     def after_save(self) -> None:
         """Delete chunks of records that no kept checkpoint needs."""
         try:
-            kept = [
-                self.checkpoints.load_part("replay", generation, MANIFEST)
-                for generation in self.checkpoints.generations()
-            ]
+            prune_records(self.checkpoints, self.folder.replay)
         except UnreadableCheckpoint as error:
             # Somebody may still want to mend it: then nothing that it could need is deleted.
             self.progress.say(f"old records are kept: {error.what} ({error.path})")
-            return
-        prune(self.folder.replay, kept)
 
     def parts(self) -> dict[str, Any]:
         """Replay, its prefetched batch, and running episodes."""
@@ -389,10 +384,8 @@ class OnlineRun(TrainingRun):
         load("replay", MANIFEST, self._restore_replay)
         if self.prefetcher:
             load("prefetch", self.prefetcher.state_form(), self.prefetcher.load_state_dict)
-        # What acting carries is alike before and after a step, but for the precision of floats.
-        memory = pack_tree(self.agent.initial_memory(self.collection.streams))
-        form = self.collection.state_form(form_of(memory, any_float=True))
-        load("collection", form, self._load_collection)
+        memory = self.agent.initial_memory(self.collection.streams)
+        load("collection", self.collection.state_form(memory), self._load_collection)
 
     def _load_collection(self, state: Mapping[str, Any]) -> None:
         if state.get("agent_steps", 0) != self.agent_steps:
@@ -400,22 +393,9 @@ class OnlineRun(TrainingRun):
         self.collection.load_state_dict(state)
 
     def _restore_replay(self, manifest: Any) -> None:
-        """Read the records back.
-
-        Raises:
-            UnreadableReplay: names the newest generation that does without the damaged file.
-            ValueError: the manifest is another replay's.
-        """
         if sum(manifest["heads"]) < self.agent_steps:
             raise ValueError(f"there are fewer records than {self.agent_steps} agent steps")
-        try:
-            self.replay.restore(self.folder.replay, manifest)
-        except UnreadableReplay as error:
-            for older in reversed(self.checkpoints.generations()):
-                chunks = self.checkpoints.load_part("replay", older, MANIFEST)["chunks"]
-                if error.path.name not in {chunk["file"] for chunk in chunks}:
-                    raise UnreadableReplay(error.path, error.reason, older) from error
-            raise
+        restore_records(self.replay, self.checkpoints, self.folder.replay, manifest)
 
     def schedule(self) -> dict[str, Any]:
         """Evaluations and faults so far, and when the learning began."""
