@@ -213,24 +213,19 @@ def evaluate(
         device: where the agent is put.
         as_json: print JSON instead of a table.
     """
-    from wmplatform.assembly import NothingToRun, build_part
+    from wmplatform.assembly import build_part
     from wmplatform.evaluation import Evaluation
     from wmplatform.pictures import enlarge, write_video
     from wmplatform.saved_agent import open_saved
 
     saved = open_saved(run_dir, generation, device)
-    if saved.adapter is None:
-        raise NothingToRun(
-            "there is no environment to evaluate in: the run pre-trains on videos",
-            where=str(run_dir),
-            hint="its metrics hold the errors on held-out videos: validation/...",
-        )
+    adapter = saved.environment()
     evaluation: Evaluation = build_part(saved.config, "evaluation")
     evaluation.episodes = evaluation.episodes if episodes is None else episodes
     evaluation.video_episodes = int(film)
     try:
         result = evaluation.run(
-            saved.adapter, saved.agent, saved.seed if seed is None else seed, saved.counters
+            adapter, saved.agent, saved.seed if seed is None else seed, saved.counters
         )
     finally:
         evaluation.close()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from wmplatform.env_errors import EnvError, Misdeclared, SimulatorFault
 from wmplatform.interfaces.env_adapter import EnvSpec
 
-__all__ = ["LARGEST_REWARD", "Edge", "Observation", "described"]
+__all__ = ["LARGEST_REWARD", "Edge", "Observation", "described", "rounds_or_widens"]
 
 Observation: TypeAlias = dict[str, NDArray[Any]]
 
@@ -84,7 +84,7 @@ class Edge:
         if not isinstance(given, np.ndarray):
             what = "is missing" if given is None else f"is a {type(given).__name__}, not an array"
             raise self._error(Misdeclared, key, what, agent_step)
-        if given.shape != shape or not _rounds_or_widens(given.dtype, dtype):
+        if given.shape != shape or not rounds_or_widens(given.dtype, dtype):
             what = f"is {described(given)} instead of {dtype} {shape}"
             raise self._error(Misdeclared, key, what, agent_step)
         with np.errstate(over="ignore"):  # what is infinite then is refused
@@ -111,7 +111,8 @@ class Edge:
 _REWARD = "a step's reward is one finite number, such as a float"
 
 
-def _rounds_or_widens(given: np.dtype[Any], declared: np.dtype[Any]) -> bool:
+def rounds_or_widens(given: np.dtype[Any], declared: np.dtype[Any]) -> bool:
+    """Whether an array may be taken for the declared one: floats are rounded, integers widened."""
     if given == declared or given.kind == declared.kind == "f":
         return True
     return given.kind in "iu" and declared.kind in "iu" and np.can_cast(given, declared, "safe")

@@ -21,9 +21,10 @@ from wmplatform.agent import Agent
 from wmplatform.collect.faults import FaultReport, describe_error, make_env, recoverable
 from wmplatform.edge import Edge
 from wmplatform.errors import PlatformError
-from wmplatform.interfaces.env_adapter import EnvAdapter, EnvSpec
+from wmplatform.interfaces.env_adapter import EnvAdapter
 from wmplatform.logging import RunLogger
 from wmplatform.pictures import Picture, enlarge, to_rgb
+from wmplatform.playing import Player, env_action
 from wmplatform.prediction import predict
 from wmplatform.sums import REDUCTIONS
 
@@ -292,15 +293,17 @@ class _Play:
         with _environments_errors(name, episode):
             observation, _ = env.reset(seed=episode.seed)
             observation = edge.observation(observation, 0)
-        action = torch.zeros(1, spec.action.size)
+        action = np.zeros(spec.action.size, np.float32)
         records = [_record(observation, action, is_first=True)]
         infos: list[Mapping[str, float]] = []
-        memory: Any = None
+        player = Player(self.agent, self.agent_steps)
         over = False
         while not over and episode.length < self.longest:
-            action, memory = self._act(observation, memory, is_first=episode.length == 0)
+            rows = {key: array[np.newaxis] for key, array in observation.items()}
+            (action,) = player.act(rows, np.array([episode.length == 0]), "eval")
             with _environments_errors(name, episode):
-                observation, reward, terminated, truncated, info = env.step(_for_env(action, spec))
+                taken = env_action(action, spec.action)
+                observation, reward, terminated, truncated, info = env.step(taken)
                 reward = edge.reward(reward, episode.length + 1)
                 observation = edge.observation(observation, episode.length + 1)
                 infos.append({signal: float(info[signal]) for signal in spec.signals})
@@ -313,21 +316,6 @@ class _Play:
             episode.signals[signal] = REDUCTIONS[rule]([info[signal] for info in infos])
         if record:
             episode.records = {key: np.stack([each[key] for each in records]) for key in records[0]}
-
-    @torch.no_grad()
-    def _act(
-        self, observation: Mapping[str, NDArray[Any]], memory: Any, *, is_first: bool
-    ) -> tuple[Tensor, Any]:
-        device = self.agent.device
-        batch = {key: torch.as_tensor(value)[None].to(device) for key, value in observation.items()}
-        action, memory = self.agent.act(
-            batch,
-            torch.tensor([is_first], device=device),
-            memory,
-            mode="eval",
-            agent_steps=self.agent_steps,
-        )
-        return action.float().cpu(), memory
 
 
 @contextmanager
@@ -372,17 +360,10 @@ def eval_mode(agent: nn.Module) -> Iterator[None]:
 
 
 def _record(
-    observation: Mapping[str, NDArray[Any]], action: Tensor, *, is_first: bool
+    observation: Mapping[str, NDArray[Any]], action: NDArray[np.float32], *, is_first: bool
 ) -> dict[str, NDArray[Any]]:
     """One record: an observation and the action that led into it."""
-    return {**observation, "action": action[0].numpy(), "is_first": np.asarray(is_first)}
-
-
-def _for_env(action: Tensor, spec: EnvSpec) -> Any:
-    """Turn an action float32 `[1, A]` into what the environment takes: a vector, or an index."""
-    if spec.action.kind == "discrete":
-        return int(action[0].argmax())
-    return action[0].numpy()
+    return {**observation, "action": action, "is_first": np.asarray(is_first)}
 
 
 def _seed_of(seed: int, index: int) -> int:
