@@ -29,7 +29,21 @@ def test_laws_hold(subject: Subject, action: ActionSpec, agent_steps: int, seed:
     holds(laws.law_2_eval_is_quiet, explorer, action, agent_steps=agent_steps, seed=seed)
     holds(laws.law_3_equal_clocks_agree, explorer, action, agent_steps=agent_steps, seed=seed)
     holds(laws.law_4_intrinsic_moves_no_gradient, explorer, views, seed=seed)
+    holds(laws.law_4_bonus_belongs_to_its_record, explorer, views, row=seed % 2, t=2, seed=seed)
     holds(laws.law_5_state_is_in_buffers, subject.make, action, views, seed=seed)
+    row = seed % laws.ROWS
+    holds(laws.law_7_rows_do_not_mix, explorer, action, row, agent_steps=agent_steps, seed=seed)
+
+
+@every_explorer
+@settings(max_examples=3)
+@given(action=actions, seed=st.integers(0, 2**16))
+def test_rows_explore_alike(subject: Subject, action: ActionSpec, seed: int) -> None:
+    try:
+        explorer = subject.make(action, subject.wiring["views"])
+    except ValueError:
+        return
+    holds(laws.law_7_rows_explore_alike_and_apart, explorer, action, agent_steps=0, seed=seed)
 
 
 @every_explorer

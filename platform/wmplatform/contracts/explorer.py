@@ -1,5 +1,6 @@
 """The laws of `Explorer`, runnable."""
 
+import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,13 +12,15 @@ from wmplatform.contracts.laws import Report, law, require, skip
 from wmplatform.contracts.probes import (
     check_action,
     check_array,
-    close,
     draw,
     draw_actions,
     draw_features,
     equal,
+    leaves,
     no_draws,
+    require_unchanged,
     seeded,
+    set_row,
     snapshot,
 )
 from wmplatform.contracts.skipped import require_no_trace
@@ -38,14 +41,19 @@ __all__ = [
     "law_1_actions_are_valid",
     "law_2_eval_is_quiet",
     "law_3_equal_clocks_agree",
+    "law_4_bonus_belongs_to_its_record",
     "law_4_intrinsic_moves_no_gradient",
     "law_5_state_is_in_buffers",
     "law_6_skipped_updates_leave_no_trace",
+    "law_7_rows_do_not_mix",
+    "law_7_rows_explore_alike_and_apart",
 ]
 
 CLOCKS = (0, 1, 10_000, 1_000_000)
 """Agent steps."""
 ROWS = 16
+TRIES = 64
+"""Draws from which the rows' distributions are compared."""
 
 Views = Mapping[str, FeatureSpec]
 MakeExplorer = Callable[[ActionSpec, Views], Explorer]
@@ -77,6 +85,13 @@ def check_explorer(
     report.run(law_4_intrinsic_moves_no_gradient, explorer, views, seed=seed)
     report.run(law_5_state_is_in_buffers, make, action, views, seed=seed)
     report.run(law_6_skipped_updates_leave_no_trace, make, action, views, seed=seed)
+    for row, t in ((0, 1), (1, 3)):
+        report.run(law_4_bonus_belongs_to_its_record, explorer, views, row=row, t=t, seed=seed)
+    for clock in (CLOCKS[0], CLOCKS[-1]):
+        report.run(law_7_rows_do_not_mix, explorer, action, 3, agent_steps=clock, seed=seed)
+        report.run(
+            law_7_rows_explore_alike_and_apart, explorer, action, agent_steps=clock, seed=seed
+        )
     return report
 
 
@@ -101,19 +116,30 @@ def law_2_eval_is_quiet(
     policy = some_policy(action, seed)
     with torch.no_grad(), no_draws("act in eval mode"):
         actions = explorer.act(policy, "eval", agent_steps)
-    require(close(actions, policy.mode), "act in eval mode is not the mode of the policy")
+    require(equal(actions, policy.mode), "act in eval mode is not the mode of the policy")
 
 
 @law("Explorer", 3)
 def law_3_equal_clocks_agree(
     explorer: Explorer, action: ActionSpec, *, agent_steps: int, seed: int
 ) -> None:
-    """Equal clocks and random states give equal actions, whatever was asked in between."""
+    """Equal clocks and random states give equal actions, whatever was asked in between.
+
+    Nor does it matter that agents act with their modules in eval mode.
+    """
     policy = some_policy(action, seed)
     first = _act(explorer, policy, "train", agent_steps, seed)
     _act(explorer, policy, "train", agent_steps + 777, seed + 1)
     second = _act(explorer, policy, "train", agent_steps, seed)
     require(equal(first, second), f"two calls at agent step {agent_steps} differ")
+    training = explorer.training
+    other = _act(explorer.train(not training), policy, "train", agent_steps, seed)
+    explorer.train(training)
+    require(
+        equal(first, other),
+        "it explores in another way while its module is in train mode, in which it never acts; "
+        "go by the argument `mode`",
+    )
     with seeded(seed):
         warm = explorer.warmup(ROWS)
     with seeded(seed):
@@ -185,13 +211,95 @@ def law_6_skipped_updates_leave_no_trace(
     require_no_trace(build, reference.draw_records, seed=seed)
 
 
+@law("Explorer", 4)
+def law_4_bonus_belongs_to_its_record(
+    explorer: Explorer, views: Views, *, row: int, t: int, seed: int
+) -> None:
+    """Where the features of one record move far, no bonus moves much more than its own."""
+    features = _features(explorer, views, seed)
+    moved = tree_map(torch.clone, features)
+    for part in leaves(moved):
+        part[row, t] += 10.0
+    found = [_bonus(copy.deepcopy(explorer), views, seed, x) for x in (features, moved)]
+    before, after = (each.values if each else None for each in found)
+    if before is None or after is None:
+        skip("no intrinsic reward")
+    if t >= before.shape[1]:
+        skip(f"there is no bonus for record {t}")
+    change = (after - before).abs()
+    b, i = divmod(int(change.argmax()), change.shape[1])
+    require(
+        bool(change[row, t] > 0.5 * change.max()),
+        f"the features of record {t} of row {row} move the bonus of record {i} of row {b} most",
+    )
+    others = change[torch.arange(len(change)) != row]
+    require(bool(others.max() < change[row, t]), "all rows get the bonus of one")
+
+
+@law("Explorer", 7)
+def law_7_rows_do_not_mix(
+    explorer: Explorer, action: ActionSpec, row: int, *, agent_steps: int, seed: int
+) -> None:
+    """Another policy in one row changes no action of the others."""
+    pair = [_parameters(action, seed + each) for each in range(2)]
+    policies = [_policy(action, x) for x in (pair[0], set_row(pair[0], pair[1], row))]
+    before, after = (_act(explorer, policy, "train", agent_steps, seed) for policy in policies)
+    others = [n for n in range(ROWS) if n != row]
+    require_unchanged(
+        before[others], after[others], f"the policy of row {row} changes the actions of other rows"
+    )
+
+
+@law("Explorer", 7)
+def law_7_rows_explore_alike_and_apart(
+    explorer: Explorer, action: ActionSpec, *, agent_steps: int, seed: int
+) -> None:
+    """Equal policies explore equally far in every row, and no two rows by the same draws."""
+    policy = _policy(action, _parameters(action, seed)[2:3].expand(ROWS, -1))
+    acted = [_act(explorer, policy, "train", agent_steps, seed + n) for n in range(TRIES)]
+    warm = []
+    for n in range(TRIES):
+        with seeded(seed + n):
+            warm.append(explorer.warmup(ROWS))
+    for actions, middle, what in (
+        (torch.stack(acted), policy.mode, "actions"),
+        (torch.stack(warm), torch.stack(warm).mean((0, 1)), "warm-up actions"),
+    ):
+        away = (actions - middle).abs().sum(-1)  # [TRIES, ROWS]
+        spread = (away.mean(0) - away.mean()) / (away.std() / TRIES**0.5 + 1e-6)
+        worst = int(spread.abs().argmax())
+        require(
+            float(spread[worst].abs()) < 6.0,
+            f"with equal policies, the {what} of row {worst} vary by {away.mean(0)[worst]:.3g}, "
+            f"those of all rows by {away.mean():.3g}",
+        )
+        # Two rows that are rarely away from the middle may agree by accident.
+        often = (actions != actions[:1]).any(-1).sum(0) >= 8
+        same = (actions[:, :, None] == actions[:, None]).all(-1).all(0)  # [ROWS, ROWS]
+        same &= often & ~torch.eye(ROWS, dtype=torch.bool)
+        require(
+            not bool(same.any()), f"the {what} of rows {same.nonzero()[:1].tolist()} never differ"
+        )
+
+
 def some_policy(action: ActionSpec, seed: int) -> Distribution:
     """A policy over `ROWS` states, with modes close to the bounds among them."""
+    return _policy(action, _parameters(action, seed))
+
+
+def _parameters(action: ActionSpec, seed: int) -> Tensor:
+    """Logits or locations `[ROWS, A]`."""
     if action.kind == "discrete":
-        return OneHot(draw(ArraySpec((action.size,)), (ROWS,), seed))
+        return draw(ArraySpec((action.size,)), (ROWS,), seed)
     loc = draw_actions(action, (ROWS,), seed)
     loc[0], loc[1] = 1.0, -1.0
-    return TruncatedNormal(loc, torch.full_like(loc, 0.5))
+    return loc
+
+
+def _policy(action: ActionSpec, parameters: Tensor) -> Distribution:
+    if action.kind == "discrete":
+        return OneHot(parameters)
+    return TruncatedNormal(parameters, torch.full_like(parameters, 0.5))
 
 
 @torch.no_grad()
@@ -208,6 +316,9 @@ def _features(explorer: Explorer, views: Views, seed: int) -> Features:
     return draw_features(views[view], (2, 5), seed)
 
 
-def _bonus(explorer: Explorer, views: Views, seed: int) -> Intrinsic | None:
+def _bonus(
+    explorer: Explorer, views: Views, seed: int, features: Features | None = None
+) -> Intrinsic | None:
+    features = _features(explorer, views, seed) if features is None else features
     with seeded(seed), torch.no_grad():
-        return explorer.intrinsic(_features(explorer, views, seed))
+        return explorer.intrinsic(features)

@@ -30,12 +30,18 @@ class Explorer(nn.Module, ABC):
 
     1. `warmup` and `act` give valid actions: float32 `[N, A]` within [-1, 1], or one-hot.
     2. `act` in eval mode draws no random number and returns the distribution's mode.
-    3. Clocks are agent steps; equal clocks and random states give equal actions.
+    3. Clocks are agent steps; equal clocks and random states give equal actions, in whatever mode
+       the module is.
     4. `intrinsic` moves no gradient, has at most T records, and changes nothing but the
-       explorer's own buffers.
+       explorer's own buffers. The bonus of record t is that of the features of record t.
     5. Everything that changes over time is a buffer, so that it is checkpointed.
     6. An update that is skipped for NaN in its batch leaves no trace: the learner puts the buffers
        back, so `intrinsic` need not guard them, and their shapes stay.
+    7. Rows do not mix, and they are alike: equal policies explore equally far in every row, but no
+       two rows by the same draws. This is so for `warmup` too.
+
+    Whether it explores at all, and enough, no law can say: no noise may be right, and so may noise
+    that never ends.
     """
 
     view: str | None = None
