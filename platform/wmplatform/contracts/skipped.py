@@ -98,7 +98,7 @@ def _update_noting_phases(learner: Learner, batch: TensorDict, seed: int) -> int
         return replace(phase, compute=compute)
 
     _update_by(learner, [noted(phase) for phase in learner.plan], batch, seed)
-    return sum(began_well) - int(learner.skip)
+    return began_well.count(True) - int(learner.skip)
 
 
 def _update_and_take_back(learner: Learner, batch: TensorDict, phases: int, seed: int) -> None:
