@@ -239,7 +239,6 @@ def _add_analyse(commands: "_Commands[argparse.ArgumentParser]") -> None:
 def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--gin",
-        type=Path,
         action="append",
         default=None if required else [],
         required=required,

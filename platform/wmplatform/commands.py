@@ -29,7 +29,7 @@ class BadSetting(PlatformError):
 
 
 def run(
-    gin: Sequence[Path],
+    gin: Sequence[str],
     bindings: Sequence[str],
     *,
     run_dir: Path | None = None,
@@ -57,12 +57,12 @@ def run(
     console = Console(stderr=True, quiet=not leads, emoji=False)
     config = load(gin, bindings)  # before torch is imported: its errors come at once
     root = root_of(config)
-    for name in map(str, gin):
+    for name in gin:
         file = gin_files.find(name)
         if file and file.package and not name.startswith(f"{file.package}:"):
             note = f"note: no {name} in the current folder; reading {file.name}"
             console.print(note, markup=False, highlight=False, soft_wrap=True)
-    folder = run_dir or Path("runs") / Path(str(gin[-1]).rpartition(":")[2]).stem
+    folder = run_dir or Path("runs") / Path(gin[-1].rpartition(":")[2]).stem
     if seed is None:
         seed = RunFolder.seed_of(folder) or 0
     from wmplatform.training.launch import launch

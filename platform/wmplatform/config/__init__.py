@@ -40,8 +40,8 @@ def load(
     """Read and check a configuration; imports neither torch nor any plug-in.
 
     Args:
-        files: gin files, or names of those that packages ship (`wmplatform:base/apv.gin`); a later
-            one overrides an earlier one.
+        files: paths, or names as `--gin` takes them (`wmplatform:base/apv.gin`); a later file
+            overrides an earlier one.
         bindings: `Name.param = value` strings, which override all files.
         roots: names of `configurables` that will be built; what they do not lead to is unused.
             By default those of `wmplatform.configurables.ROOTS` that the configuration binds.

@@ -64,17 +64,18 @@ class _Place:
         return GinFile(path, self.name(path), self.package)
 
 
-def find(target: str, by: GinFile | None = None) -> GinFile | None:
+def find(target: str | Path, by: GinFile | None = None) -> GinFile | None:
     """Find the file that a name means; None where there is none.
 
-    A path is looked for, in this order,
+    A name without a package is looked for, in this order,
 
     1. beside the file that includes it;
     2. in the current folder and in `experiments/` there; for an include in a package's file
        instead in all of that package's experiments, so that it means the same everywhere;
     3. among the experiments of the platform, where a leading `experiments/` may be given.
 
-    `PACKAGE:file` is looked for in the experiments of that package alone.
+    `PACKAGE:file` is looked for in the experiments of that package alone. A `Path` is itself, even
+    where its name looks like one of a package.
 
     Args:
         target: as `--gin` or `include` says it.
@@ -86,9 +87,9 @@ def find(target: str, by: GinFile | None = None) -> GinFile | None:
     return None
 
 
-def near(target: str, by: GinFile | None = None) -> str:
+def near(target: str | Path, by: GinFile | None = None) -> str:
     """Lines for a message, after `find` found nothing: near names, and where was looked."""
-    named = _NAMED.fullmatch(target)
+    named = _NAMED.fullmatch(str(target))
     places = list(_places(target, by))
     if named and not places:
         ships = ", ".join(f"{package}:" for package in shipping())
@@ -137,8 +138,11 @@ def summary(file: GinFile) -> str:
     return _SENTENCE_END.split(text, maxsplit=1)[0]
 
 
-def _places(target: str, by: GinFile | None) -> Iterator[tuple[_Place, str]]:
+def _places(target: str | Path, by: GinFile | None) -> Iterator[tuple[_Place, str]]:
     """Where a name is looked for, and as what, in order."""
+    if isinstance(target, Path):
+        yield _Place(Path()), str(target)
+        return
     if named := _NAMED.fullmatch(target):
         for home in _homes(named[1]):
             yield _Place(home, named[1], home), named[2]

@@ -112,7 +112,7 @@ class _Parser(config_parser.ConfigParser):  # type: ignore[misc]
 def parse(files: Sequence[Path | str], bindings: Sequence[str]) -> Parsed:
     """Read files in order, then `--bind` strings; later lines override earlier ones."""
     parsed = Parsed()
-    for target in map(str, files):
+    for target in files:
         file = find(target)
         if file is None:
             parsed.fail(f"no such file: {target}", hint=near(target))

@@ -23,7 +23,7 @@ class NothingToPrepare(PlatformError):
 
 def prepare(
     source: str | None,
-    gin: Sequence[Path],
+    gin: Sequence[str],
     bindings: Sequence[str],
     out: Path,
     *,

@@ -113,6 +113,15 @@ def test_a_file_that_is_there_comes_before_one_that_is_shipped(lab: Path, name: 
     assert find(f"wmplatform:{OWN}") == shipped
 
 
+def test_a_path_is_itself_even_where_it_looks_like_a_package_s_name(lab: Path) -> None:
+    Path("lab.more:").mkdir()
+    Path("lab.more:", "x.gin").write_text(VALID)
+    for name in (Path("lab.more:/x.gin"), "./lab.more:/x.gin"):
+        config = load([name], configurables=CORE, roots=["Loop"])
+        assert [file.package for file in config.files] == [""]
+    assert find(Path(OWN)) is None
+
+
 def test_a_path_that_leads_elsewhere_is_no_shipped_file(lab: Path) -> None:
     for name in (f"./elsewhere/{OWN}", f"../{OWN}", str(lab / OWN)):
         assert find(name) is None
