@@ -87,7 +87,9 @@ class CountingAgent(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.01))
         self.noise = noise
         self.clocks: list[int] = []
+        self.device = torch.device("cpu")
 
+    @torch.no_grad()
     def act(
         self,
         observations: dict[str, Tensor],
@@ -105,4 +107,5 @@ class CountingAgent(nn.Module):
         seen = torch.where(is_first, 0, seen) + 1
         noise = torch.rand(len(is_first)) if self.noise else torch.zeros(len(is_first))
         first = -seen if warmup else seen
-        return torch.stack([self.scale * first, noise], 1), {"carry": (seen,)}
+        action = torch.stack([self.scale * first, noise], 1)
+        return action, {"carry": (seen,), "action": action}

@@ -250,9 +250,7 @@ def rollout(env: Any) -> Any:
 
 
 def agent() -> Any:
-    made: Any = CountingAgent()
-    made.device = torch.device("cpu")
-    return made
+    return CountingAgent()
 
 
 MISTAKES = [

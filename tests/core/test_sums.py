@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from wmplatform.envs import Frame, PlatformEnv
 from wmplatform.evaluation import Evaluation
@@ -74,7 +73,6 @@ def test_returns_and_signals_of_an_evaluation_are_added_so(
     payments: list[float], total: float
 ) -> None:
     agent: Any = CountingAgent()
-    agent.device = torch.device("cpu")
     for rule, expected in (("sum", total), ("mean", total / len(payments))):
         evaluation = Evaluation(episodes=1, video_episodes=0)
         adapter = PayingAdapter(payments, rule, repeat=False)
