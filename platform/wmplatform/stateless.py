@@ -19,12 +19,18 @@ from wmplatform.types import (
 
 __all__ = ["Stateless"]
 
+_VIEWS = frozenset({"policy", "value", "reward", "continue", "decode", "intrinsic"})
+
 
 class Stateless(LatentDynamics):
     """No memory, no prior, no imagination: every view is the (concatenated) embedding."""
 
     capabilities = Capabilities(
-        supports_imagination=False, differentiable_rollout=False, action_free=True
+        supports_imagination=False,
+        differentiable_rollout=False,
+        action_free=True,
+        ignores_actions=_VIEWS,
+        samples=frozenset(),
     )
 
     def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
@@ -35,7 +41,7 @@ class Stateless(LatentDynamics):
     @property
     def views(self) -> frozenset[str]:
         """All views are the embedding."""
-        return frozenset({"policy", "value", "reward", "continue", "decode", "intrinsic"})
+        return _VIEWS
 
     def feature_spec(self, view: str) -> FeatureSpec:
         """One vector, all embeddings flattened and concatenated."""

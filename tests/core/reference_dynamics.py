@@ -1,7 +1,7 @@
-"""Two healthy dynamics of shapes that are easy to forget.
+"""Healthy dynamics of shapes that are easy to forget.
 
-A branched model with several embeddings that uses up its first record, and a sliding-window model
-whose carry is no state.
+A branched model with several embeddings that uses up its first record, a sliding-window model whose
+carry is no state, and recurrent ones that read a context and that know how old an episode is.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,103 @@ from wmplatform.types import (
     tree_map,
 )
 
-__all__ = ["BranchedDynamics", "RecurrentDynamics", "WindowDynamics"]
+__all__ = [
+    "BranchedDynamics",
+    "ClockedDynamics",
+    "ContextualDynamics",
+    "RecurrentDynamics",
+    "WindowDynamics",
+]
+
+
+class ContextualDynamics(RecurrentDynamics):
+    """Its posterior sees each record against the context of the row."""
+
+    capabilities = Capabilities(needs_context=True)
+
+    def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
+        super().__init__(embeds, action)
+        self.static = nn.Linear(5, embeds["embed"].shape[0])
+
+    def background(self, context: Context) -> Tensor:
+        x: Tensor = self.static(context["static"])
+        return x
+
+    def observe_step(
+        self,
+        embeds: Mapping[str, Tensor],
+        action: Tensor | None,
+        is_first: Tensor,
+        carry: Carry,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Latent, Carry]:
+        assert context is not None
+        seen = {"embed": embeds["embed"] - self.background(context)}
+        return super().observe_step(seen, action, is_first, carry, deterministic=deterministic)
+
+    @classmethod
+    def contract_wiring(cls) -> dict[str, Any]:
+        return {"context": {"static": ArraySpec((5,))}}
+
+
+class ClockedDynamics(RecurrentDynamics):
+    """A recurrent cell that also hears how many records old the episode is."""
+
+    def initial(self, batch: int, device: torch.device | str = "cpu") -> Carry:
+        return {**super().initial(batch, device), "age": torch.zeros(batch, 1, device=device)}
+
+    def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
+        start = self.initial(len(is_first)), torch.zeros_like(action)
+        chosen: tuple[Carry, Tensor] = select_where(is_first, start, (carry, action))
+        return chosen
+
+    def _advance(self, carry: Carry, action: Tensor) -> Tensor:
+        return super()._advance(carry, action) + 0.2 * torch.sin(carry["age"])
+
+    def _state(self, carry: Carry, deter: Tensor, mean: Tensor, deterministic: bool) -> Latent:
+        stoch = mean if deterministic else mean + torch.randn_like(mean)
+        return {"deter": deter, "stoch": stoch, "mean": mean, "age": carry["age"] + 1}
+
+    def observe_step(
+        self,
+        embeds: Mapping[str, Tensor],
+        action: Tensor | None,
+        is_first: Tensor,
+        carry: Carry,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Latent, Carry]:
+        assert action is not None
+        carry, action = self.reset(is_first, carry, action)
+        deter = self._advance(carry, action)
+        mean = self.posterior(torch.cat([deter, embeds[self.embed]], -1))
+        state = self._state(carry, deter, mean, deterministic)
+        return state, {name: state[name] for name in carry}
+
+    def imagine(
+        self,
+        start: Latent,
+        carry: Carry,
+        policy: Policy | Tensor,
+        horizon: int,
+        *,
+        context: Context | None = None,
+        deterministic: bool = False,
+    ) -> Imagined:
+        state, states, actions = start, [], []
+        for i in range(horizon):
+            known = isinstance(policy, Tensor)
+            action = policy[:, i] if known else policy(self.features(state, "policy"))  # type: ignore[index, operator]
+            deter = self._advance(carry, action)
+            state = self._state(carry, deter, self.prior(deter), deterministic)
+            carry = {name: state[name] for name in carry}
+            states.append(state)
+            actions.append(action)
+        stacked = tree_map(lambda *x: torch.stack(x, 1), *states)
+        return Imagined(stacked, torch.stack(actions, 1), carry)
 
 
 class BranchedDynamics(LatentDynamics):
@@ -37,6 +133,7 @@ class BranchedDynamics(LatentDynamics):
     `records` that the first record has no state.
     """
 
+    capabilities = Capabilities(ignores_actions=frozenset({"decode/free"}))
     loss_names = ("kl_ctrl", "kl_free")
 
     def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
@@ -126,7 +223,8 @@ class BranchedDynamics(LatentDynamics):
         free = self.free.imagine(
             start["free"], carry["free"], still, horizon, deterministic=deterministic
         )
-        return Imagined({"ctrl": ctrl.states, "free": free.states}, ctrl.actions)
+        carry = {"ctrl": ctrl.carry, "free": free.carry}
+        return Imagined({"ctrl": ctrl.states, "free": free.states}, ctrl.actions, carry)
 
     @classmethod
     def contract_wiring(cls) -> dict[str, Any]:
@@ -141,7 +239,9 @@ class WindowDynamics(LatentDynamics):
     """
 
     WINDOW = 3
-    capabilities = Capabilities(resets_mid_sequence=False, max_horizon=2)
+    capabilities = Capabilities(
+        resets_mid_sequence=False, max_horizon=4, samples=frozenset({"imagine"})
+    )
     loss_names = ("next",)
 
     def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
@@ -240,4 +340,5 @@ class WindowDynamics(LatentDynamics):
             state, carry = self._push(carry, torch.cat([embed, action], -1))
             states.append(state)
             actions.append(action)
-        return Imagined(tree_map(lambda *x: torch.stack(x, 1), *states), torch.stack(actions, 1))
+        stacked = tree_map(lambda *x: torch.stack(x, 1), *states)
+        return Imagined(stacked, torch.stack(actions, 1), carry)

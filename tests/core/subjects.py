@@ -3,19 +3,20 @@
 What other distributions have put beside them is left out: it is for its authors to check.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from wmplatform import registry
-from wmplatform.contracts.laws import Law, NotApplicable
+from wmplatform.contracts.laws import Law, NotApplicable, Report
 from wmplatform.contracts.run import settings_of, wiring_of
 
-__all__ = ["Subject", "holds", "subjects"]
+__all__ = ["Subject", "holds", "only_law", "subjects"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ def holds(law: Law[...], *args: Any, **kwargs: Any) -> None:
     """Run a law; one that does not concern the component holds."""
     with suppress(NotApplicable):
         law(*args, **kwargs)
+
+
+@contextmanager
+def only_law(name: str) -> Iterator[None]:
+    """Let checkers run the law of this name alone, on all the cases that they have for it.
+
+    A mutant is tried against the law that it breaks, which is most of what its test costs.
+    """
+    run = Report.run
+
+    def run_one(report: Report, law: Law[...], *args: Any, **kwargs: Any) -> None:
+        if law.name == name:
+            run(report, law, *args, **kwargs)
+
+    with mock.patch.object(Report, "run", run_one):
+        yield
 
 
 def _same(component: Callable[..., Any]) -> Callable[..., Any]:

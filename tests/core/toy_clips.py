@@ -120,7 +120,7 @@ class Drift(LatentDynamics):
             carry = {"h": torch.tanh(self.action_free["prior"](carry["h"]))}
             states.append(carry["h"])
         assert isinstance(policy, Tensor)
-        return Imagined({"h": torch.stack(states, 1)}, policy)
+        return Imagined({"h": torch.stack(states, 1)}, policy, carry)
 
     def losses(self, observed: Observed) -> Any:
         h = observed.states["h"]

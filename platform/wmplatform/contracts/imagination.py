@@ -7,43 +7,72 @@ from torch import Tensor
 
 from wmplatform.contracts.laws import Report, law, require, skip
 from wmplatform.contracts.probes import (
+    StepTrial,
     actions_like,
-    any_changed,
     check_action,
+    contrary,
     draw_actions,
     equal,
+    fill_floats,
     finite,
     leaves,
     no_draws,
+    repeat_rows,
+    require_nowhere,
+    require_rows_alone,
+    require_rows_apart,
     require_unchanged,
     seeded,
     snapshot,
+    where_apart,
 )
-from wmplatform.contracts.segments import DynamicsCase, draw_segment
+from wmplatform.contracts.segments import (
+    DynamicsCase,
+    draw_segment,
+    observe,
+    records_of,
+    step_through,
+)
+from wmplatform.contracts.views import (
+    check_views,
+    feature_sums,
+    require_action,
+    require_heard,
+    views_of,
+)
 from wmplatform.interfaces.latent_dynamics import Imagined, LatentDynamics
-from wmplatform.types import ActionSpec, Carry, Features, Latent, TensorTree, tree_map
+from wmplatform.types import ActionSpec, Carry, Context, Features, Latent, TensorTree, tree_map
 
 __all__ = [
+    "Start",
     "check",
     "law_4_first_output_is_one_step_on",
+    "law_4_goes_on_from_its_carry",
     "law_4_imagination_sees_no_observation",
     "law_4_policy_reads_each_state",
     "law_4_starts_are_the_observed_states",
+    "law_4_starts_where_acting_stands",
     "law_5_imagined_rows_do_not_mix",
+    "law_6_imagined_views_hear_actions_as_declared",
+    "law_7_imagined_features_as_declared",
     "law_8_actions_get_gradients",
     "law_9_deterministic_imagination_draws_nothing",
 ]
 
-HORIZON = 3
+HORIZON = 5
 
 
 def check(report: Report, dynamics: LatentDynamics, case: DynamicsCase) -> None:
     """Run the laws of this file."""
     report.run(law_4_starts_are_the_observed_states, dynamics, case)
+    report.run(law_4_starts_where_acting_stands, dynamics, case)
     report.run(law_4_first_output_is_one_step_on, dynamics, case)
+    report.run(law_4_goes_on_from_its_carry, dynamics, case)
     report.run(law_4_policy_reads_each_state, dynamics, case)
     report.run(law_4_imagination_sees_no_observation, dynamics, case)
-    report.run(law_5_imagined_rows_do_not_mix, dynamics, case, 1)
+    report.run(law_5_imagined_rows_do_not_mix, dynamics, case)
+    report.run(law_6_imagined_views_hear_actions_as_declared, dynamics, case)
+    report.run(law_7_imagined_features_as_declared, dynamics, case)
     report.run(law_8_actions_get_gradients, dynamics, case)
     report.run(law_9_deterministic_imagination_draws_nothing, dynamics, case)
 
@@ -51,42 +80,92 @@ def check(report: Report, dynamics: LatentDynamics, case: DynamicsCase) -> None:
 @law("LatentDynamics", 4)
 def law_4_starts_are_the_observed_states(dynamics: LatentDynamics, case: DynamicsCase) -> None:
     """`starts` gives detached observed states, and `rows` says which ones, rows first."""
-    start = _Start(dynamics, case, grad=True)
+    start = Start(dynamics, case, grad=True)
     flat = tree_map(lambda x: x.flatten(0, 1)[start.index], start.observed.states)
-    for view in sorted(dynamics.views - dynamics.capabilities.observed_only):
+    for view in start.views:
         with torch.no_grad():
             a, b = (dynamics.features(s, view) for s in (flat, start.latent))
         require_unchanged(a, b, f"view {view} of the start states differs from that observed")
-    attached = any(x.requires_grad for x in leaves(start.latent))
-    require(not attached, "start states are not detached")
+    attached = any(x.requires_grad for x in leaves((start.latent, start.carry)))
+    require(not attached, "start states or carries are not detached")
+
+
+@law("LatentDynamics", 4)
+def law_4_starts_where_acting_stands(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """A rollout from `starts` equals that from the same record's `observe_step`."""
+    start = Start(dynamics, case)
+    segment = draw_segment(dynamics, case)
+    actions = start.actions()
+    expected = views_of(dynamics, start.imagine(actions).states, start.views)
+    kept = records_of(start.observed, case.length)
+    stepped = step_through(dynamics, segment)
+    for i, t in enumerate(kept):
+        rows = (start.index % len(kept) == i).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        segments = start.index[rows] // len(kept)
+        state, carry = stepped[t]
+        imagined = start.imagine(
+            actions[rows],
+            tree_map(lambda x, s=segments: x[s], state),
+            dynamics.select(carry, segments),
+            tree_map(lambda x, r=rows: x[r], start.context),
+        )
+        require_unchanged(
+            tree_map(lambda x, r=rows: x[r], expected),
+            views_of(dynamics, imagined.states, start.views),
+            f"at record {t} a rollout from the starts differs from one that acting goes on with",
+        )
 
 
 @law("LatentDynamics", 4)
 def law_4_first_output_is_one_step_on(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """Action 0 leads into output 0, action 1 into output 1, and output 0 sees no later action."""
-    start = _Start(dynamics, case)
+    """Action i leads into output i, in every row, and no output sees a later action."""
+    start = Start(dynamics, case)
+    require_action(dynamics, case)
+    trial = start.exchange_actions()
+    require_nowhere(
+        trial.split(where_apart(trial.before, trial.after, 2)) & trial.earlier,
+        lambda k, n, j: f"imagined action {k} changes output {j} of row {n}",
+    )
+    require_nowhere(
+        trial.unmoved(
+            torch.ones(start.horizon, start.rows, dtype=torch.bool),
+            lambda states: views_of(dynamics, states, start.views),
+        ),
+        lambda k, n: (
+            f"imagined action {k} does not change output {k} of row {n}: output 0 has to be one "
+            "step after the start"
+        ),
+    )
+
+
+@law("LatentDynamics", 4)
+def law_4_goes_on_from_its_carry(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """A rollout begun where another one ends equals the longer one."""
+    start = Start(dynamics, case)
+    if start.horizon < 2:
+        skip("max_horizon is 1")
     actions = start.actions()
-    before = start.imagine(actions)
-    steps = actions.shape[1]
-    for i in range(steps):
-        changed = actions.clone()
-        changed[:, i] = actions_like(actions, case.action)[:, i]
-        after = start.imagine(changed)
-        a, b = _until(before, i), _until(after, i)
-        require_unchanged(a, b, f"imagined action {i} changes an earlier output")
-        if not start.acts():
-            skip("action_free, and no action has any effect")
-        require(
-            any_changed(_at(before, i), _at(after, i)),
-            f"imagined action {i} does not change output {i}: output 0 has to be one step after "
-            "the start",
+    whole = start.imagine(actions)
+    for cut in {1, start.horizon // 2, start.horizon - 1}:
+        head = start.imagine(actions[:, :cut])
+        last = tree_map(lambda x: x[:, -1], head.states)
+        tail = start.imagine(actions[:, cut:], last, head.carry, start.context)
+        joined = tree_map(lambda x, y: torch.cat([x, y], 1), head.states, tail.states)
+        require_nowhere(
+            where_apart(whole.states, joined, 2),
+            lambda n, j, cut=cut: (
+                f"output {j} of row {n} is another one where the rollout ends after {cut} steps "
+                "and goes on from its last state and carry"
+            ),
         )
 
 
 @law("LatentDynamics", 4)
 def law_4_policy_reads_each_state(dynamics: LatentDynamics, case: DynamicsCase) -> None:
     """The policy is called once a step, first on the start; its actions are those reported."""
-    start = _Start(dynamics, case)
+    start = Start(dynamics, case)
     policy = _Recorder(case.action, case.seed)
     imagined = start.imagine(policy)
     steps = start.horizon
@@ -113,48 +192,72 @@ def law_4_policy_reads_each_state(dynamics: LatentDynamics, case: DynamicsCase) 
 @law("LatentDynamics", 4)
 def law_4_imagination_sees_no_observation(dynamics: LatentDynamics, case: DynamicsCase) -> None:
     """What is observed elsewhere in between changes nothing: there is no hidden state."""
-    start = _Start(dynamics, case)
+    start = Start(dynamics, case)
     actions = start.actions()
     before = start.imagine(actions)
-    _Start(dynamics, case, seed=case.seed + 23)
+    observe(dynamics, draw_segment(dynamics, replace(case, seed=case.seed + 23)))
     require(equal(before.states, start.imagine(actions).states), "imagination sees an observation")
     require(finite(before.states), "imagined states are not finite")
 
 
 @law("LatentDynamics", 5)
-def law_5_imagined_rows_do_not_mix(dynamics: LatentDynamics, case: DynamicsCase, row: int) -> None:
-    """Other actions in one row leave the imagined states of the others."""
-    start = _Start(dynamics, case)
-    actions = start.actions()
-    changed = actions.clone()
-    changed[row] = actions_like(actions, case.action)[row]
-    others = [n for n in range(start.rows) if n != row]
-    a, b = (tree_map(lambda x: x[others], start.imagine(x).states) for x in (actions, changed))
-    require_unchanged(a, b, f"actions of row {row} change the imagined states of other rows")
+def law_5_imagined_rows_do_not_mix(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """Imagined states and views of a row see no other row's start, carry, context or actions."""
+    start = Start(dynamics, case)
+    inputs = (start.actions(), start.latent, start.carry, start.context)
+    others = (actions_like(inputs[0], case.action), *contrary(inputs[1:]))
+
+    def run(given: tuple[Tensor, Latent, Carry, Context | None]) -> TensorTree:
+        states = start.imagine(*given).states
+        return states, views_of(dynamics, states, start.views)
+
+    require_rows_alone(run, inputs, "imagined states and views")
+    require_rows_apart(run, inputs, fill_floats(others, torch.nan), "imagined states and views")
+
+
+@law("LatentDynamics", 6)
+def law_6_imagined_views_hear_actions_as_declared(
+    dynamics: LatentDynamics, case: DynamicsCase
+) -> None:
+    """Action i reaches every view of output i, but for `ignores_actions`, which none reaches."""
+    if not case.action.size:
+        skip("there are no actions")
+    start = Start(dynamics, case)
+    trial = start.exchange_actions()
+    require_heard(dynamics, trial, start.views, start.views, "imagined states")
+
+
+@law("LatentDynamics", 7)
+def law_7_imagined_features_as_declared(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """Views of imagined states are as declared too."""
+    start = Start(dynamics, case)
+    check_views(dynamics, start.imagine(start.actions()).states, start.views)
 
 
 @law("LatentDynamics", 8)
 def law_8_actions_get_gradients(dynamics: LatentDynamics, case: DynamicsCase) -> None:
     """Imagined features have a gradient to every earlier action iff `differentiable_rollout`."""
-    start = _Start(dynamics, case)
+    start = Start(dynamics, case)
     actions = start.actions().requires_grad_()
     with seeded(case.seed):
         states = start.imagine(actions, deterministic=False, grad=True).states
     last = tree_map(lambda x: x[:, -1:], states)
-    total = torch.stack(feature_sums(dynamics, last, imagined=True)).sum()
+    total = torch.stack(feature_sums(dynamics, last, start.views)).sum()
     (grad,) = (
         torch.autograd.grad(total, actions, allow_unused=True) if total.requires_grad else (None,)
     )
-    reached = grad is not None and bool((grad != 0).any())
-    if not dynamics.capabilities.differentiable_rollout:
-        require(not reached, "gradients reach the actions though differentiable_rollout is False")
-        return
-    if not start.acts():
-        skip("action_free, and no action has any effect")
-    require(reached, "no gradient of imagined features reaches the actions")
+    reached = torch.zeros(start.horizon, dtype=torch.bool)
     if grad is not None:
-        require(bool((grad[:, 0] != 0).any()), "no gradient reaches the first imagined action")
         require(finite(grad), "the gradient at the imagined actions is not finite")
+        reached = (grad != 0).flatten(2).any(-1).any(0)
+    if not dynamics.capabilities.differentiable_rollout:
+        message = "gradients reach the actions though differentiable_rollout is False"
+        require(not bool(reached.any()), message)
+        return
+    require_action(dynamics, case)
+    require_nowhere(
+        ~reached, lambda i: f"no gradient of the last features reaches imagined action {i}"
+    )
 
 
 @law("LatentDynamics", 9)
@@ -162,39 +265,19 @@ def law_9_deterministic_imagination_draws_nothing(
     dynamics: LatentDynamics, case: DynamicsCase
 ) -> None:
     """`imagine(deterministic=True)` draws no random number."""
-    start = _Start(dynamics, case)
+    start = Start(dynamics, case)
     actions = start.actions()
     with no_draws("imagine(deterministic=True)"):
         start.imagine(actions)
 
 
-def feature_sums(
-    dynamics: LatentDynamics, states: Latent, *, imagined: bool = False
-) -> list[Tensor]:
-    """One scalar a view, weighted so that no symmetry cancels."""
-    sums = []
-    views = dynamics.views - dynamics.capabilities.observed_only if imagined else dynamics.views
-    for view in sorted(views):
-        for part in leaves(dynamics.features(states, view)):
-            weights = torch.linspace(0.5, 1.5, part.shape[-1] if part.dim() else 1)
-            sums.append((part * weights).mean() + part.square().mean())
-    return sums
-
-
-class _Start:
+class Start:
     """Start states of a random segment, ready to imagine from."""
 
-    def __init__(
-        self,
-        dynamics: LatentDynamics,
-        case: DynamicsCase,
-        *,
-        seed: int | None = None,
-        grad: bool = False,
-    ) -> None:
+    def __init__(self, dynamics: LatentDynamics, case: DynamicsCase, *, grad: bool = False) -> None:
         if not dynamics.capabilities.supports_imagination:
             skip("supports_imagination is False")
-        segment = draw_segment(dynamics, case if seed is None else replace(case, seed=seed))
+        segment = draw_segment(dynamics, case)
         self.dynamics, self.case = dynamics, case
         with torch.set_grad_enabled(grad):
             self.observed = dynamics.observe(
@@ -213,36 +296,60 @@ class _Start:
             f"{self.rows} start rows, {len(self.index)} indices, for states {tuple(lead)}",
         )
         self.horizon = min(HORIZON, dynamics.capabilities.max_horizon or HORIZON)
+        self.views = sorted(dynamics.views - dynamics.capabilities.observed_only)
         segments = self.index // lead[1]
-        context = segment.context
-        self.context = {n: x[segments] for n, x in context.items()} if context else None
+        self.context = tree_map(lambda x: x[segments], segment.context)
 
     def actions(self) -> Tensor:
         """Random actions `[N, H, A]`."""
         return draw_actions(self.case.action, (self.rows, self.horizon), self.case.seed + 29)
 
-    def acts(self) -> bool:
-        """Whether any action has an effect; a video model that declares so may have none."""
-        if not self.dynamics.capabilities.action_free:
-            return True
+    def exchange_actions(self) -> StepTrial[LatentDynamics]:
+        """Imagined states with one action after another exchanged."""
+        start = snapshot((self.latent, self.carry, self.context))
+
+        def run(module: LatentDynamics, actions: Tensor) -> Latent:
+            return self.imagine(actions, *repeat_rows(start, self.horizon), module=module).states
+
         actions = self.actions()
-        changed = actions_like(actions, self.case.action)
-        return not equal(self.imagine(actions).states, self.imagine(changed).states)
+        others = [actions_like(actions, self.case.action)]
+        return StepTrial(run, self.dynamics, actions, others, range(self.horizon))
 
     def imagine(
         self,
         policy: "_Recorder | Tensor",
+        latent: Latent | None = None,
+        carry: Carry = None,
+        context: Context | None = None,
         *,
         deterministic: bool = True,
         grad: bool = False,
+        module: LatentDynamics | None = None,
     ) -> Imagined:
-        """Roll out on copies of the start, and check the shapes."""
-        start: tuple[Latent, Carry] = snapshot((self.latent, self.carry))
+        """Roll out on copies of the start, or of another one, and check what the states are."""
+        if latent is None:
+            latent, carry, context = self.latent, self.carry, self.context
+        horizon = policy.shape[1] if isinstance(policy, Tensor) else self.horizon
+        latent, carry = snapshot((latent, carry))
         with torch.set_grad_enabled(grad):
-            imagined = self.dynamics.imagine(
-                *start, policy, self.horizon, context=self.context, deterministic=deterministic
+            imagined = (module or self.dynamics).imagine(
+                latent,
+                carry,
+                policy,
+                horizon,
+                context=context,
+                deterministic=deterministic,
             )
-        lead = (self.rows, self.horizon)
+        kinds = [
+            tree_map(lambda x, dims=dims: (x.shape[dims:], x.dtype), states)
+            for states, dims in ((self.latent, 1), (imagined.states, 2))
+        ]
+        require(
+            kinds[0] == kinds[1],
+            f"imagined states have other parts, shapes or dtypes, {kinds[1]}, than those from "
+            f"`starts`, {kinds[0]}",
+        )
+        lead = (leaves(latent)[0].shape[0], horizon)
         for leaf in leaves(imagined.states):
             shape = tuple(leaf.shape)
             require(shape[:2] == lead, f"imagined states are {shape}, not {lead} + ...")
@@ -266,13 +373,3 @@ class _Recorder:
             action = torch.nn.functional.one_hot(raw.argmax(-1), self.action.size).float()
         self.calls.append((snapshot(features), action.detach().clone()))
         return action
-
-
-def _until(imagined: Imagined, i: int) -> TensorTree:
-    """States of the first i outputs."""
-    return tree_map(lambda x: x[:, :i], imagined.states)
-
-
-def _at(imagined: Imagined, i: int) -> TensorTree:
-    """States of output i."""
-    return tree_map(lambda x: x[:, i], imagined.states)

@@ -4,44 +4,61 @@ Everything runs with `deterministic=True` unless a law is about sampling, so tha
 by what was changed and by nothing else.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from wmplatform.contracts import imagination, resets
+from wmplatform.contracts import imagination, resets, sampling
 from wmplatform.contracts.laws import Report, fail, law, require, skip
 from wmplatform.contracts.probes import (
     actions_like,
-    any_changed,
     check_array,
     close,
+    contrary,
+    draws,
     equal,
     fill_floats,
     finite,
+    in_mode,
     leaves,
     no_draws,
+    repeat_rows,
     require_gradients,
+    require_nowhere,
+    require_rows_alone,
+    require_rows_apart,
+    require_seen,
     require_some_gradient,
     require_unchanged,
-    seeded,
-    set_row,
     shake,
+    snapshot,
+    variants,
+    where_apart,
+    where_changed,
 )
 from wmplatform.contracts.segments import (
     DynamicsCase,
     Segment,
     draw_segment,
+    exchange_records,
     observe,
     observe_sampled,
     records_of,
-    states_at,
     step,
     step_through,
 )
+from wmplatform.contracts.views import (
+    check_views,
+    feature_sums,
+    require_action,
+    require_heard,
+    views_of,
+)
 from wmplatform.interfaces.latent_dynamics import LatentDynamics
-from wmplatform.types import ActionSpec, ArraySpec, Carry, Features, FeatureSpec, tree_map
+from wmplatform.types import ActionSpec, ArraySpec, Carry, TensorTree, tree_map
 
 __all__ = [
     "DynamicsCase",
@@ -54,14 +71,21 @@ __all__ = [
     "law_5_rows_do_not_mix",
     "law_5_select_takes_rows",
     "law_6_causal",
+    "law_6_depends_on_all_of_an_embedding",
     "law_6_depends_on_embedding",
+    "law_6_depends_on_its_context",
+    "law_6_views_hear_actions_as_declared",
     "law_7_features_as_declared",
+    "law_8_detach_cuts_the_carry",
     "law_8_gradients_reach_parameters",
     "law_8_losses_are_scalars",
     "law_9_deterministic_draws_nothing",
+    "law_10_inputs_are_kept",
 ]
 
 VIEWS = ("policy", "value", "reward", "decode")
+LONG = 20
+"""Records of the longest segments."""
 
 
 def check_latent_dynamics(
@@ -85,59 +109,85 @@ def check_latent_dynamics(
     """
     report = Report("LatentDynamics", collect=collect)
     dynamics = shake(make(embeds, action), seed).eval()
-    length = dynamics.capabilities.warmup_frames + 6
+    can = dynamics.capabilities
+    length = can.warmup_frames + 6
     case = DynamicsCase(embeds, action, context, length=length, seed=seed)
     cuts = case
-    if dynamics.capabilities.resets_mid_sequence:
-        cuts = replace(case, resets=frozenset({(0, length - 3), (2, 1), (2, length - 2)}))
-    last, first = length - 2, length - 4
-    for t in (first, last):
-        report.run(law_1_action_leads_into_its_record, dynamics, case, t)
-        report.run(law_6_causal, dynamics, case, t)
-        report.run(law_6_depends_on_embedding, dynamics, case, t)
-        for row in (0, 2):
-            report.run(resets.law_3_reset_cuts_history, dynamics, case, row, t)
-            report.run(resets.law_3_reset_is_for_its_row_only, dynamics, case, row, t)
-    report.run(law_1_action_ignored_at_first, dynamics, cuts)
+    if can.resets_mid_sequence:
+        starts = frozenset({(0, length - 3), (2, 1), (2, length - 2), (3, 2), (3, 3)})
+        cuts = replace(case, resets=starts)
+    _check_paths(report, dynamics, cuts)
+    if not can.batch_statistics and _draws_nothing_in_training(dynamics, cuts):
+        with in_mode(dynamics, training=True):
+            _check_paths(report, dynamics, cuts)
     report.run(law_1_actions_may_be_missing, dynamics, cuts)
-    for each in (case, cuts):
+    for each in (case, cuts, replace(cuts, batch=4, length=can.warmup_frames + LONG)):
         report.run(law_2_observe_equals_steps, dynamics, each)
-        report.run(law_2_observe_goes_on_from_its_carry, dynamics, each, last)
-        report.run(law_5_rows_do_not_mix, dynamics, each, 1)
+        for cut in (can.warmup_frames + 2, each.length - 2):
+            report.run(law_2_observe_goes_on_from_its_carry, dynamics, each, cut)
         report.run(law_9_deterministic_draws_nothing, dynamics, each)
-    report.run(resets.law_3_carry_is_cut, dynamics, case)
+    for training in (False, True):
+        with in_mode(dynamics, training):
+            report.run(law_5_rows_do_not_mix, dynamics, cuts)
+            report.run(law_5_rows_do_not_mix, dynamics, replace(case, batch=9, length=length + 4))
     report.run(law_5_select_takes_rows, dynamics, case)
+    report.run(law_6_depends_on_all_of_an_embedding, dynamics, case)
+    report.run(law_6_depends_on_its_context, dynamics, case)
+    report.run(law_6_views_hear_actions_as_declared, dynamics, cuts)
     report.run(law_7_features_as_declared, dynamics, cuts)
     imagination.check(report, dynamics, cuts)
     report.run(law_8_losses_are_scalars, dynamics, cuts)
     report.run(law_8_gradients_reach_parameters, dynamics, cuts)
+    report.run(law_8_detach_cuts_the_carry, dynamics, cuts)
+    sampling.check(report, dynamics, replace(case, length=can.warmup_frames + 3))
+    report.run(law_10_inputs_are_kept, dynamics, cuts)
     return report
+
+
+def _check_paths(report: Report, dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """Run the laws on what reaches which state."""
+    report.run(law_1_action_leads_into_its_record, dynamics, case)
+    report.run(law_1_action_ignored_at_first, dynamics, case)
+    report.run(resets.law_3_reset_cuts_history, dynamics, case)
+    report.run(resets.law_3_reset_is_for_its_row_only, dynamics, case)
+    report.run(resets.law_3_carry_is_cut, dynamics, case)
+    report.run(law_6_causal, dynamics, case)
+    report.run(law_6_depends_on_embedding, dynamics, case)
+
+
+def _draws_nothing_in_training(dynamics: LatentDynamics, case: DynamicsCase) -> bool:
+    """Whether `deterministic=True` draws nothing in train mode either; dropout does."""
+    with in_mode(dynamics, training=True), draws() as drawn:
+        observe(dynamics, draw_segment(dynamics, case), seed=None)
+    return not drawn
 
 
 # ---------------------------------------------------------------- law 1: actions
 
 
 @law("LatentDynamics", 1)
-def law_1_action_leads_into_its_record(
-    dynamics: LatentDynamics, case: DynamicsCase, t: int
-) -> None:
-    """`actions[:, t]` changes the state of record t and leaves that of record t - 1."""
+def law_1_action_leads_into_its_record(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """`actions[:, t]` changes the state of record t, and of none before it, in every row."""
+    require_action(dynamics, case)
     segment = draw_segment(dynamics, case)
-    is_first = segment.is_first.clone()
-    is_first[:, t] = False
-    segment = replace(segment, is_first=is_first)
-    before = observe(dynamics, segment)
-    after = observe(dynamics, _other_actions(segment, case.action, t))
-    earlier = records_of(before, segment.length)
-    require_unchanged(
-        *states_at(before, after, segment, [r for r in earlier if r < t]),
-        f"the action that led into record {t} changes the state of an earlier record",
+    other = segment._replace(actions=actions_like(segment.actions, case.action))
+    kept, trial = exchange_records(dynamics, segment, other)
+    seen = partial(views_of, dynamics)
+    ignored = segment.is_first[:, kept].T
+    require_nowhere(
+        trial.split(where_apart(trial.before, trial.after, 2))
+        & (trial.earlier | ignored.unsqueeze(-1)),
+        lambda k, b, j: (
+            f"the action that led into record {kept[k]} of row {b} changes the state of record "
+            f"{kept[j]}"
+        ),
     )
-    _require_uses_actions(dynamics, segment, case.action)
-    require(
-        any_changed(*states_at(before, after, segment, [t])),
-        f"the action that led into record {t} does not change the state of record {t}; "
-        "is it shifted by one?",
+    require_nowhere(
+        trial.unmoved(~ignored, seen),
+        lambda k, b: (
+            f"the action that led into record {kept[k]} does not change the state of record "
+            f"{kept[k]} in row {b}; is it shifted by one?"
+        ),
     )
 
 
@@ -147,7 +197,7 @@ def law_1_action_ignored_at_first(dynamics: LatentDynamics, case: DynamicsCase) 
     segment = draw_segment(dynamics, case)
     mask = segment.is_first[..., None]
     for value in (0.7, torch.nan):
-        other = replace(segment, actions=segment.actions.masked_fill(mask, value))
+        other = segment._replace(actions=segment.actions.masked_fill(mask, value))
         require_unchanged(
             observe(dynamics, segment).states,
             observe(dynamics, other).states,
@@ -176,11 +226,14 @@ def law_2_observe_equals_steps(dynamics: LatentDynamics, case: DynamicsCase) -> 
     """`observe` gives the states of one `observe_step` a record, and an equal carry."""
     segment = draw_segment(dynamics, case)
     whole = observe(dynamics, segment)
-    stepped, carry = step_through(dynamics, segment)
-    records = records_of(whole, segment.length)
-    alike = tree_map(lambda x: x[:, records], stepped)
+    stepped = step_through(dynamics, segment)
+    states = [stepped[r][0] for r in records_of(whole, segment.length)]
+    alike = tree_map(lambda *x: torch.stack(x, 1), *states)
     require_unchanged(whole.states, alike, "states of observe and of observe_step differ")
-    require(_alike(whole.carry, carry), "the carries after observe and after observe_step differ")
+    require(
+        _alike(whole.carry, stepped[-1][1]),
+        "the carries after observe and after observe_step differ",
+    )
 
 
 @law("LatentDynamics", 2)
@@ -207,40 +260,40 @@ def law_2_observe_goes_on_from_its_carry(
 
 
 @law("LatentDynamics", 5)
-def law_5_rows_do_not_mix(dynamics: LatentDynamics, case: DynamicsCase, row: int) -> None:
-    """Other embeddings, actions, resets and context in one row, and NaN, leave the others alone."""
-    segment = draw_segment(dynamics, case)
-    other = draw_segment(dynamics, replace(case, seed=case.seed + 11, resets=frozenset()))
-    carry = observe(dynamics, other).carry
-    before = observe(dynamics, segment, carry)
-    others = [b for b in range(segment.batch) if b != row]
-    bad = replace(
-        other,
-        embeds=fill_floats(other.embeds, torch.nan),
-        actions=torch.full_like(other.actions, torch.nan),
+def law_5_rows_do_not_mix(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """States and views of a row see no other row: not its records, its context or its carry.
+
+    In train mode rows are exchanged, and not taken out: dropout comes to a row by its place.
+    """
+    if dynamics.training and dynamics.capabilities.batch_statistics:
+        skip("batch_statistics in train mode")
+    segment, other, past = (
+        draw_segment(dynamics, replace(case, seed=case.seed + i)) for i in (0, 11, 23)
     )
-    for what, source in (("other values", other), ("NaN", bad)):
-        after = observe(dynamics, _set_segment_row(segment, source, row), carry)
-        require_unchanged(
-            tree_map(lambda x: x[others], before.states),
-            tree_map(lambda x: x[others], after.states),
-            f"{what} in row {row} change the states of other rows",
-        )
+    carry = observe(dynamics, past).carry
+    if dynamics.capabilities.resets_mid_sequence:
+        other = other._replace(is_first=~segment.is_first)
+
+    def run(given: tuple[Segment, Carry]) -> TensorTree:
+        observed = observe(dynamics, *given)
+        return observed.states, views_of(dynamics, observed.states)
+
+    what, inputs, others = "states and views", (segment, carry), (other, contrary(carry))
+    if dynamics.training:
+        require_rows_apart(run, inputs, others, what)
+    else:
+        require_rows_alone(run, inputs, what)
+        require_rows_apart(run, inputs, fill_floats(others, torch.nan), what)
 
 
 @law("LatentDynamics", 5)
 def law_5_select_takes_rows(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """Rows taken from a carry by `select` go on as they would have among the others."""
+    """Rows taken from a carry by `select`, some more than once, go on as among the others."""
     segment = draw_segment(dynamics, case)
     carry = observe(dynamics, segment).carry
-    rows = torch.tensor([segment.batch - 1, 0])
-    segment = replace(segment, is_first=torch.zeros_like(segment.is_first))
-    fewer = Segment(
-        {name: x[rows] for name, x in segment.embeds.items()},
-        segment.actions[rows],
-        segment.is_first[rows],
-        None if segment.context is None else {n: x[rows] for n, x in segment.context.items()},
-    )
+    rows = torch.tensor([segment.batch - 1, *[1] * segment.batch, 0])
+    segment = segment._replace(is_first=torch.zeros_like(segment.is_first))
+    fewer: Segment = tree_map(lambda x: x[rows], segment)
     some, _ = step(dynamics, fewer, 0, dynamics.select(carry, rows))
     every, _ = step(dynamics, segment, 0, carry)
     require_unchanged(
@@ -249,32 +302,76 @@ def law_5_select_takes_rows(dynamics: LatentDynamics, case: DynamicsCase) -> Non
 
 
 @law("LatentDynamics", 6)
-def law_6_causal(dynamics: LatentDynamics, case: DynamicsCase, t: int) -> None:
+def law_6_causal(dynamics: LatentDynamics, case: DynamicsCase) -> None:
     """States of records before t do not see embeddings, actions and resets from t on."""
-    segment = draw_segment(dynamics, case)
-    future = draw_segment(dynamics, replace(case, seed=case.seed + 13))
-    before = observe(dynamics, segment)
-    after = observe(dynamics, _splice(dynamics, segment, future, t))
-    earlier = [r for r in records_of(before, segment.length) if r < t]
-    require_unchanged(
-        *states_at(before, after, segment, earlier),
-        f"a record from {t} on changes the state of an earlier one",
+    segment, future = (draw_segment(dynamics, replace(case, seed=case.seed + i)) for i in (0, 13))
+    if dynamics.capabilities.resets_mid_sequence:
+        future = future._replace(is_first=~segment.is_first)
+    kept, trial = exchange_records(dynamics, segment, future, onwards=True)
+    require_nowhere(
+        trial.split(where_apart(trial.before, trial.after, 2)) & trial.earlier,
+        lambda k, b, j: (
+            f"a record from {kept[k]} on changes the state of record {kept[j]} in row {b}"
+        ),
     )
 
 
 @law("LatentDynamics", 6)
-def law_6_depends_on_embedding(dynamics: LatentDynamics, case: DynamicsCase, t: int) -> None:
-    """The state of record t does depend on the embedding of record t."""
+def law_6_depends_on_embedding(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """The state of record t depends on the embedding of record t, in every row."""
     segment = draw_segment(dynamics, case)
-    other = draw_segment(dynamics, replace(case, seed=case.seed + 17))
-    embeds = {name: x.clone() for name, x in segment.embeds.items()}
-    for name, x in embeds.items():
-        x[:, t] = other.embeds[name][:, t]
-    before, after = observe(dynamics, segment), observe(dynamics, replace(segment, embeds=embeds))
-    require(
-        any_changed(*states_at(before, after, segment, [t])),
-        f"the state of record {t} does not depend on the embedding of record {t}",
+    others = [segment._replace(embeds=contrary(segment.embeds, by)) for by in (1.0, 10.0)]
+    kept, trial = exchange_records(dynamics, segment, *others)
+    seen = partial(views_of, dynamics)
+    require_nowhere(
+        trial.unmoved(torch.ones(len(kept), segment.batch, dtype=torch.bool), seen),
+        lambda k, b: (
+            f"the state of record {kept[k]} of row {b} does not depend on the embedding of that "
+            "record"
+        ),
     )
+
+
+@law("LatentDynamics", 6)
+def law_6_depends_on_all_of_an_embedding(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """Every piece of every embedding reaches a state."""
+    segment = draw_segment(dynamics, replace(case, batch=1, resets=frozenset()))
+    for name, embed in segment.embeds.items():
+
+        def run(module: LatentDynamics, arrays: Tensor, name: str = name) -> TensorTree:
+            copies = repeat_rows(segment, len(arrays))
+            return observe(module, copies._replace(embeds={**copies.embeds, name: arrays})).states
+
+        require_seen(dynamics, run, embed[0], f"the embedding {name}")
+
+
+@law("LatentDynamics", 6)
+def law_6_depends_on_its_context(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """Every part of the context reaches the states of every row, if the dynamics needs one."""
+    if not dynamics.capabilities.needs_context:
+        skip("needs no context")
+    segment = draw_segment(dynamics, case)
+    if segment.context is None:
+        fail("it needs a context: check it with the specs of one (`context=...`)")
+    for name, part in segment.context.items():
+        other = segment._replace(context={**segment.context, name: contrary(part)})
+        same = torch.ones(segment.batch, dtype=torch.bool)
+        for each in variants(dynamics):
+            same &= ~where_changed(observe(each, segment).states, observe(each, other).states, 1)
+        require_nowhere(same, lambda b, name=name: f"row {b} does not depend on its {name}")
+
+
+@law("LatentDynamics", 6)
+def law_6_views_hear_actions_as_declared(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """Actions reach observed views that imagination lacks, and none of `ignores_actions`."""
+    if not case.action.size:
+        skip("there are no actions")
+    can = dynamics.capabilities
+    only_here = can.observed_only if can.supports_imagination else dynamics.views
+    segment = draw_segment(dynamics, case)
+    other = segment._replace(actions=actions_like(segment.actions, case.action))
+    _, trial = exchange_records(dynamics, segment, other)
+    require_heard(dynamics, trial, dynamics.views, only_here, "observed states")
 
 
 # ---------------------------------------------------------------- law 7: views
@@ -285,24 +382,7 @@ def law_7_features_as_declared(dynamics: LatentDynamics, case: DynamicsCase) -> 
     """Every view has the declared shape, is finite fp32, and treats leading dims alike."""
     missing = [view for view in VIEWS if view not in dynamics.views]
     require(not missing, f"there is no view {', '.join(missing)}")
-    segment = draw_segment(dynamics, case)
-    observed = observe(dynamics, segment)
-    lead = (segment.batch, len(records_of(observed, segment.length)))
-    folded = tree_map(lambda x: x.flatten(0, 1), observed.states)
-    single = tree_map(lambda x: x[0, 0], observed.states)
-    for view in sorted(dynamics.views):
-        with torch.no_grad():
-            whole, flat, one = (
-                dynamics.features(s, view) for s in (observed.states, folded, single)
-            )
-        _check_features(view, whole, dynamics.feature_spec(view), lead)
-        _check_features(view, one, dynamics.feature_spec(view), ())
-        require_unchanged(
-            tree_map(lambda x: x.flatten(0, 1), whole), flat, f"folding changes the view {view}"
-        )
-        require_unchanged(
-            tree_map(lambda x: x[0, 0], whole), one, f"a single state changes the view {view}"
-        )
+    check_views(dynamics, observe(dynamics, draw_segment(dynamics, case)).states, dynamics.views)
 
 
 # ---------------------------------------------------------------- laws 8 and 9
@@ -329,12 +409,23 @@ def law_8_gradients_reach_parameters(dynamics: LatentDynamics, case: DynamicsCas
     """Divergences and the observed states' features together train every parameter."""
     segment = draw_segment(dynamics, case)
     embeds = {name: x.clone().requires_grad_() for name, x in segment.embeds.items()}
-    observed = observe_sampled(dynamics, replace(segment, embeds=embeds))
+    observed = observe_sampled(dynamics, segment._replace(embeds=embeds))
     losses, _ = dynamics.losses(observed)
-    parts = [*losses.values(), *imagination.feature_sums(dynamics, observed.states)]
+    parts = [*losses.values(), *feature_sums(dynamics, observed.states, dynamics.views)]
     total = torch.stack(parts).sum()
     require_some_gradient([total], list(embeds.values()), "the embeddings")
     require_gradients(total, dynamics, "divergences and features")
+
+
+@law("LatentDynamics", 8)
+def law_8_detach_cuts_the_carry(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """`detach` keeps the numbers of a carry and none of its gradient."""
+    segment = draw_segment(dynamics, case)
+    embeds = {name: x.clone().requires_grad_() for name, x in segment.embeds.items()}
+    carry = observe_sampled(dynamics, segment._replace(embeds=embeds)).carry
+    cut = dynamics.detach(carry)
+    require(not any(x.requires_grad for x in leaves(cut)), "a detached carry has a gradient")
+    require(equal(carry, cut), "`detach` changes the carry's numbers")
 
 
 @law("LatentDynamics", 9)
@@ -342,12 +433,48 @@ def law_9_deterministic_draws_nothing(dynamics: LatentDynamics, case: DynamicsCa
     """With `deterministic=True` nothing is drawn, and two calls agree bit for bit."""
     segment = draw_segment(dynamics, case)
     with no_draws("observe(deterministic=True)"):
-        first = observe(dynamics, segment)
+        first = observe(dynamics, segment, seed=None)
     with no_draws("observe_step(deterministic=True)"):
-        step(dynamics, segment, 0, dynamics.initial(segment.batch))
-    with seeded(case.seed + 19):
-        second = observe(dynamics, segment)
+        step(dynamics, segment, 0, dynamics.initial(segment.batch), seed=None)
+    second = observe(dynamics, segment, seed=case.seed + 19)
     require(equal(first.states, second.states), "two deterministic calls of observe differ")
+
+
+@law("LatentDynamics", 10)
+def law_10_inputs_are_kept(dynamics: LatentDynamics, case: DynamicsCase) -> None:
+    """Segments, states, carries and policies' actions are as before after every method."""
+    segment = draw_segment(dynamics, case)
+    carry = observe(dynamics, segment).carry
+    given, kept = (segment, carry), snapshot((segment, carry))
+
+    def unchanged(method: str) -> None:
+        require(equal(given, kept), f"`{method}` writes into its inputs")
+
+    embeds, actions, is_first, context = segment
+    with torch.no_grad():
+        observed = dynamics.observe(embeds, actions, is_first, carry, context=context)
+        unchanged("observe")
+        now = {name: x[:, 0] for name, x in embeds.items()}
+        dynamics.observe_step(now, actions[:, 0], is_first[:, 0], carry, context=context)
+        unchanged("observe_step")
+        dynamics.select(carry, torch.arange(segment.batch).flip(0))
+        dynamics.detach(carry)
+        unchanged("select or detach")
+
+        states = snapshot(observed.states)
+        dynamics.losses(observed)
+        for view in dynamics.views:
+            dynamics.features(observed.states, view)
+        require(equal(states, observed.states), "`losses` or `features` writes into the states")
+
+        if not dynamics.capabilities.supports_imagination:
+            return
+        start = imagination.Start(dynamics, case)
+        begun = (start.latent, start.carry, start.context, start.actions())
+        before = snapshot(begun)
+        latent, carry, context, actions = begun
+        dynamics.imagine(latent, carry, actions, start.horizon, context=context)
+        require(equal(begun, before), "`imagine` writes into its inputs")
 
 
 # ---------------------------------------------------------------- helpers
@@ -357,52 +484,3 @@ def _alike(a: Carry, b: Carry) -> bool:
     """Whether carries agree; opaque ones of different layout are left to the other laws."""
     shapes = [[x.shape for x in leaves(tree)] for tree in (a, b)]
     return shapes[0] != shapes[1] or close(a, b)
-
-
-def _other_actions(segment: Segment, action: ActionSpec, t: int) -> Segment:
-    actions = segment.actions.clone()
-    actions[:, t] = actions_like(actions, action)[:, t]
-    return replace(segment, actions=actions)
-
-
-def _require_uses_actions(dynamics: LatentDynamics, segment: Segment, action: ActionSpec) -> None:
-    """Leave the law where a model reads no actions by declaration: videos, or no recurrence."""
-    if not dynamics.capabilities.supports_imagination:
-        skip("no imagination, so actions may be without effect")
-    other = replace(segment, actions=actions_like(segment.actions, action))
-    before, after = observe(dynamics, segment), observe(dynamics, other)
-    if dynamics.capabilities.action_free and equal(before.states, after.states):
-        skip("action_free, and no action has any effect")
-
-
-def _splice(dynamics: LatentDynamics, segment: Segment, future: Segment, t: int) -> Segment:
-    """Records before t from `segment`, the others from `future`, with other resets too."""
-
-    def join(x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([x[:, :t], y[:, t:]], 1)
-
-    is_first = segment.is_first
-    if dynamics.capabilities.resets_mid_sequence:
-        is_first = join(is_first, ~is_first)
-    embeds = {name: join(x, future.embeds[name]) for name, x in segment.embeds.items()}
-    return Segment(embeds, join(segment.actions, future.actions), is_first, segment.context)
-
-
-def _set_segment_row(segment: Segment, other: Segment, row: int) -> Segment:
-    pairs = ((segment.actions, other.actions), (segment.is_first, other.is_first))
-    actions, is_first = (set_row(a, b, row) for a, b in pairs)
-    context = segment.context and set_row(segment.context, other.context, row)
-    return Segment(set_row(segment.embeds, other.embeds, row), actions, is_first, context)
-
-
-def _check_features(view: str, features: Features, spec: FeatureSpec, lead: Sequence[int]) -> None:
-    if isinstance(spec, ArraySpec):
-        if not isinstance(features, Tensor):
-            fail(f"view {view} is no tensor")
-        require(features.dtype == torch.float32, f"view {view} is {features.dtype}, not fp32")
-        check_array(f"view {view}", features, spec, lead)
-        return
-    if not isinstance(features, dict) or set(features) != set(spec):
-        fail(f"view {view} has not the parts it declares: {', '.join(sorted(spec))}")
-    for name, part in features.items():
-        _check_features(f"{view}/{name}", part, spec[name], lead)

@@ -71,7 +71,7 @@ class LinearEncoder(Encoder):
         self, observations: Mapping[str, ArraySpec], *, width: int = 8, key: str = "pixels"
     ) -> None:
         super().__init__()
-        self.key, self.width = key, width
+        self.key, self.keys, self.width = key, (key,), width
         self.linear = nn.Linear(math.prod(observations[key].shape), width)
 
     @property
@@ -206,7 +206,8 @@ class RecurrentDynamics(LatentDynamics):
             carry = {"deter": deter, "stoch": state["stoch"]}
             states.append(state)
             actions.append(action)
-        return Imagined(tree_map(lambda *x: torch.stack(x, 1), *states), torch.stack(actions, 1))
+        stacked = tree_map(lambda *x: torch.stack(x, 1), *states)
+        return Imagined(stacked, torch.stack(actions, 1), carry)
 
 
 class LinearRewardHead(RewardHead):

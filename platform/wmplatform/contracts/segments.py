@@ -1,25 +1,40 @@
 """Random segments for the laws of `LatentDynamics`, and the ways to observe them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wmplatform.contracts.laws import require, skip
-from wmplatform.contracts.probes import draw_actions, draw_specs, leaves, seeded, snapshot
+from wmplatform.contracts.laws import require
+from wmplatform.contracts.probes import (
+    StepTrial,
+    draw_actions,
+    draw_specs,
+    leaves,
+    repeat_rows,
+    seeded,
+    snapshot,
+)
 from wmplatform.interfaces.latent_dynamics import LatentDynamics, Observed
-from wmplatform.types import ActionSpec, ArraySpec, Carry, Context, TensorTree, tree_map
+from wmplatform.types import (
+    ActionSpec,
+    ArraySpec,
+    Carry,
+    Context,
+    Latent,
+    tree_map,
+)
 
 __all__ = [
     "DynamicsCase",
     "Segment",
-    "copy_segment",
     "draw_segment",
+    "exchange_records",
     "observe",
     "observe_sampled",
     "records_of",
-    "states_at",
     "step",
     "step_through",
 ]
@@ -32,16 +47,15 @@ class DynamicsCase:
     embeds: Mapping[str, ArraySpec]
     action: ActionSpec
     context: Mapping[str, ArraySpec] | None = None
-    batch: int = 3
+    batch: int = 5
     length: int = 6
     resets: frozenset[tuple[int, int]] = frozenset()
     """`(row, record)` where an episode starts, besides those at record 0."""
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Segment:
-    """What `observe` is given."""
+class Segment(NamedTuple):
+    """What `observe` is given, B rows of T records; a pytree."""
 
     embeds: dict[str, Tensor]
     actions: Tensor
@@ -60,8 +74,7 @@ class Segment:
 
     def cut(self, start: int, stop: int) -> "Segment":
         """Records start..stop-1."""
-        embeds = {name: x[:, start:stop] for name, x in self.embeds.items()}
-        actions, is_first = self.actions[:, start:stop], self.is_first[:, start:stop]
+        embeds, actions, is_first = tree_map(lambda x: x[:, start:stop], self[:3])
         return Segment(embeds, actions, is_first, self.context)
 
 
@@ -80,30 +93,29 @@ def draw_segment(dynamics: LatentDynamics, case: DynamicsCase) -> Segment:
     return Segment(embeds, actions.masked_fill(is_first[..., None], 0.0), is_first, context)
 
 
-@torch.no_grad()
-def observe(dynamics: LatentDynamics, segment: Segment, carry: Carry | None = None) -> Observed:
-    """Observe deterministically, on copies, and check the states' shape."""
-    segment, carry = copy_segment(segment), None if carry is None else snapshot(carry)
-    observed = dynamics.observe(
-        segment.embeds,
-        segment.actions,
-        segment.is_first,
-        carry,
-        context=segment.context,
-        deterministic=True,
-    )
+def observe(
+    dynamics: LatentDynamics,
+    segment: Segment,
+    carry: Carry | None = None,
+    *,
+    deterministic: bool = True,
+    seed: int | None = 0,
+) -> Observed:
+    """Observe without gradients, on copies, from a fixed random state; check the states' shape."""
+    given = snapshot(segment)
+    with torch.no_grad(), seeded(seed):
+        observed = dynamics.observe(
+            given.embeds,
+            given.actions,
+            given.is_first,
+            None if carry is None else snapshot(carry),
+            context=given.context,
+            deterministic=deterministic,
+        )
     lead = (segment.batch, len(records_of(observed, segment.length)))
     for leaf in leaves(observed.states):
         require(tuple(leaf.shape[:2]) == lead, f"states are {tuple(leaf.shape)}, not {lead} + ...")
     return observed
-
-
-def copy_segment(segment: Segment) -> Segment:
-    """Copy a segment, in case the component writes into its inputs."""
-    context = None if segment.context is None else snapshot(segment.context)
-    return Segment(
-        snapshot(segment.embeds), segment.actions.clone(), segment.is_first.clone(), context
-    )
 
 
 def observe_sampled(dynamics: LatentDynamics, segment: Segment) -> Observed:
@@ -114,27 +126,35 @@ def observe_sampled(dynamics: LatentDynamics, segment: Segment) -> Observed:
         )
 
 
-@torch.no_grad()
 def step(
-    dynamics: LatentDynamics, segment: Segment, t: int, carry: Carry
-) -> tuple[TensorTree, Carry]:
-    return dynamics.observe_step(
-        {name: x[:, t].clone() for name, x in segment.embeds.items()},
-        segment.actions[:, t].clone(),
-        segment.is_first[:, t].clone(),
-        snapshot(carry),
-        context=segment.context,
-        deterministic=True,
-    )
+    dynamics: LatentDynamics,
+    segment: Segment,
+    t: int,
+    carry: Carry,
+    *,
+    deterministic: bool = True,
+    seed: int | None = 0,
+) -> tuple[Latent, Carry]:
+    """Observe record t alone, as `observe` above."""
+    embeds, action, is_first = snapshot(tree_map(lambda x: x[:, t], segment[:3]))
+    with torch.no_grad(), seeded(seed):
+        return dynamics.observe_step(
+            embeds,
+            action,
+            is_first,
+            snapshot(carry),
+            context=segment.context,
+            deterministic=deterministic,
+        )
 
 
-def step_through(dynamics: LatentDynamics, segment: Segment) -> tuple[TensorTree, Carry]:
-    """All records one at a time: states `[B, T, ...]` and the last carry."""
-    carry, states = dynamics.initial(segment.batch), []
+def step_through(dynamics: LatentDynamics, segment: Segment) -> list[tuple[Latent, Carry]]:
+    """All records one at a time: the state of each, and the carry after it."""
+    carry, found = dynamics.initial(segment.batch), []
     for t in range(segment.length):
         state, carry = step(dynamics, segment, t, carry)
-        states.append(state)
-    return tree_map(lambda *x: torch.stack(x, 1), *states), carry
+        found.append((state, carry))
+    return found
 
 
 def records_of(observed: Observed, length: int) -> list[int]:
@@ -142,13 +162,15 @@ def records_of(observed: Observed, length: int) -> list[int]:
     return list(range(length)[observed.records])
 
 
-def states_at(
-    before: Observed, after: Observed, segment: Segment, records: Sequence[int]
-) -> tuple[TensorTree, TensorTree]:
-    """States of these records in two runs over equally long segments."""
-    kept = records_of(before, segment.length)
-    if not records or any(r not in kept for r in records):
-        skip("observe uses up the records in question")
-    index = [kept.index(r) for r in records]
-    one, two = (tree_map(lambda x: x[:, index], run.states) for run in (before, after))
-    return one, two
+def exchange_records(
+    dynamics: LatentDynamics, segment: Segment, *others: Segment, onwards: bool = False
+) -> tuple[list[int], StepTrial[LatentDynamics]]:
+    """Numbers of the records that remain, and observed states with one after another exchanged."""
+    kept = records_of(observe(dynamics, segment), segment.length)
+
+    def run(module: LatentDynamics, given: tuple[dict[str, Tensor], Tensor, Tensor]) -> Latent:
+        context = repeat_rows(segment.context, len(kept)) if segment.context else None
+        return observe(module, Segment(*given, context)).states
+
+    exchanged = [other[:3] for other in others]
+    return kept, StepTrial(run, dynamics, segment[:3], exchanged, kept, onwards=onwards)

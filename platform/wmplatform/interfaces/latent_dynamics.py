@@ -49,6 +49,12 @@ class Capabilities:
     observed_only: frozenset[str] = frozenset()
     """Views that states from `starts` and `imagine` do not have, because imagination leaves out
     what they read (the action-free half of a stacked model, say)."""
+    ignores_actions: frozenset[str] = frozenset()
+    """Views, or parts of one such as `decode/free`, that no action reaches, by design."""
+    samples: frozenset[str] = frozenset({"observe", "imagine"})
+    """Which of the two draw random numbers unless `deterministic`; `observe_step` as `observe`."""
+    batch_statistics: bool = False
+    """In train mode rows see each other, as under batch normalisation."""
 
 
 @dataclass
@@ -86,6 +92,8 @@ class Imagined:
     """`[N, H, ...]` each."""
     actions: Tensor
     """`[N, H, A]`; `actions[:, i]` led into `states[..][:, i]`."""
+    carry: Carry
+    """Of the same N rows, to imagine on from the last states."""
 
 
 class LatentDynamics(nn.Module, ABC):
@@ -94,7 +102,8 @@ class LatentDynamics(nn.Module, ABC):
     A subclass is built with `(embeds, action, *, its own settings)`: the specs of the encoder's
     output and of the action.
 
-    Laws:
+    Laws, in every row and at every record. They hold in eval and in train mode; in train mode 1, 3
+    and 6 are tried only where `deterministic=True` draws nothing there either (no dropout).
 
     1. `actions[:, t]` is the action that led *into* record t; where `is_first[:, t]` it is ignored.
     2. `observe` over T records equals T calls of `observe_step` (equal random numbers, or
@@ -102,15 +111,25 @@ class LatentDynamics(nn.Module, ABC):
     3. `is_first[b, t]` makes everything from t on independent of everything before t, for that b
        only, even where the past holds NaN or infinity.
     4. `imagine` never sees an observation; its first output is one step after the start, reached
-       by the first action.
-    5. Rows do not leak into each other.
-    6. The state of record t depends on records up to t only, and does depend on `actions[:, t]`
-       and on the embedding of t.
+       by the first action. It starts equally from `starts` and from the state and carry of
+       `observe_step`, and from `Imagined.carry` it goes on as if it had not stopped.
+    5. Rows do not leak into each other, and neither their places nor their number matter. With
+       `capabilities.batch_statistics` this is left unchecked in train mode: what the statistics
+       carry from row to row cannot be told from a leak.
+    6. The state of record t depends on records up to t only, and does depend on `actions[:, t]` and
+       on the embedding of t; every entry of every embedding reaches a state, and so does the
+       context that `needs_context` asks for. Actions reach every view in observed or imagined
+       states, and in imagined ones at once, but for `capabilities.ignores_actions`, which none
+       reaches.
     7. `features(state, view)` has the shape of `feature_spec(view)` for every name of `views`, is
-       fp32 and finite, and treats leading dims alike.
-    8. Gradients of the losses reach every parameter that `losses` says it trains, and
-       gradients of imagined features reach the actions iff `differentiable_rollout`.
-    9. With `deterministic=True` no random number is drawn.
+       fp32 and finite, and treats leading dims alike, for observed and for imagined states.
+    8. Gradients of the losses reach every parameter that `losses` says it trains, gradients of
+       imagined features reach the actions iff `differentiable_rollout`, and none passes `detach`.
+    9. With `deterministic=True` no random number is drawn. Without, those that
+       `capabilities.samples` names draw anew for every row and every step, and the others draw
+       nothing. (Whether the draws follow the right distribution, and whether the deterministic
+       state is the likeliest, only the model itself could say.)
+    10. Nothing that is passed in is written to.
     """
 
     capabilities: Capabilities = Capabilities()

@@ -53,7 +53,9 @@ class ActionFreeRSSM(SingleRSSM):
     computed. Parameters at the defaults with an embedding of 3072: 14,745,600.
     """
 
-    capabilities = Capabilities(action_free=True, differentiable_rollout=False)
+    capabilities = Capabilities(
+        action_free=True, differentiable_rollout=False, ignores_actions=_VIEWS
+    )
 
     def __init__(
         self,
@@ -133,7 +135,9 @@ class StackedRSSM(LatentDynamics):
     `conditional` 13,697,024 (16,842,752 with `concat_embed`).
     """
 
-    capabilities = Capabilities(observed_only=frozenset({"intrinsic"}))
+    capabilities = Capabilities(
+        observed_only=frozenset({"intrinsic"}), ignores_actions=frozenset({"intrinsic"})
+    )
     loss_names = ("kl", "af_kl")
 
     def __init__(
@@ -307,7 +311,8 @@ class StackedRSSM(LatentDynamics):
             return high.project_action(action_input(actions[-1], self._pad))
 
         states = high.roll(carry["s"], action_at, horizon, deterministic=deterministic)
-        return Imagined({"s": states}, torch.stack(actions, 1))
+        last = {name: x[:, -1] for name, x in states.items()}
+        return Imagined({"s": states}, torch.stack(actions, 1), {"s": last})
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         """`kl` of s and `af_kl` of z, both balanced and clipped alike."""

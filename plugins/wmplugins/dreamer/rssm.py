@@ -154,7 +154,8 @@ class SingleRSSM(LatentDynamics):
             return self.project(actions[-1])
 
         states = self.core.roll(carry, action_at, horizon, deterministic=deterministic)
-        return Imagined(states, torch.stack(actions, 1))
+        last = {name: x[:, -1] for name, x in states.items()}
+        return Imagined(states, torch.stack(actions, 1), last)
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         """One divergence, `kl`, balanced and clipped at the free nats."""

@@ -5,6 +5,7 @@ embedding, F = S + D features of a branch.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -50,6 +51,10 @@ class IsolatedDynamics(LatentDynamics):
     Parameters at the defaults, an embedding of 1024 each: 1,085,700 following with an action of 6
     (1,350,800 with the idle posterior of `parity`), 1,155,200 with a posterior and an action of 2.
     """
+
+    capabilities = Capabilities(
+        ignores_actions=frozenset({"free", "decode/free", "policy/future", "value/future"})
+    )
 
     def __init__(
         self,
@@ -101,7 +106,7 @@ class IsolatedDynamics(LatentDynamics):
             self.free = Inferring(0, widths["free"], **sizes, min_std=min_std)
         else:
             self.free = Following(widths["free"], **sizes, min_std=min_std)
-            self.capabilities = Capabilities(warmup_frames=1)
+            self.capabilities = replace(self.capabilities, warmup_frames=1)
         if parity and not free_posterior:
             self.idle = torch.nn.Sequential(
                 torch.nn.Linear(deter + widths["free"], hidden), torch.nn.Linear(hidden, 2 * stoch)
@@ -237,7 +242,7 @@ class IsolatedDynamics(LatentDynamics):
         }
         if ahead is not None:
             states["ahead"] = ahead
-        return Imagined(states, actions)
+        return Imagined(states, actions, tree_map(lambda x: x[:, -1], states))
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         """One divergence for each branch with a posterior, balanced and clipped by itself."""

@@ -17,6 +17,7 @@ from wmplatform.images import to_centred
 from wmplatform.interfaces import (
     ActionSpec,
     ArraySpec,
+    Capabilities,
     ContextEncoder,
     Decoder,
     Encoder,
@@ -119,6 +120,7 @@ class Branch(nn.Module):
 class Isolated(LatentDynamics):
     """Two branches; the free one reads no action. The first record is used up."""
 
+    capabilities = Capabilities(ignores_actions=frozenset({"decode/free"}))
     loss_names = ("kl_ctrl", "kl_free")
 
     def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
@@ -216,7 +218,8 @@ class Isolated(LatentDynamics):
             carry = self._step(carry, action, blind, 0.0 if deterministic else 0.1)
             states.append(carry)
             actions.append(action)
-        return Imagined(tree_map(lambda *x: torch.stack(x, 1), *states), torch.stack(actions, 1))
+        stacked = tree_map(lambda *x: torch.stack(x, 1), *states)
+        return Imagined(stacked, torch.stack(actions, 1), carry)
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         return {

@@ -56,6 +56,7 @@ GROUPS = {
     "critic": ("behavior.critic",),
 }
 VIDEO = EnvSpec(SPEC.observations, ActionSpec(0))
+VIEWS = frozenset({"policy", "value", "reward", "decode", "intrinsic"})
 WINDOW = 5
 SIZES = {"deter": 6, "hidden": 6, "groups": 3, "classes": 3}
 
@@ -68,7 +69,7 @@ def joined(state: Latent) -> Tensor:
 class ActionFree(LatentDynamics):
     """What is pre-trained on videos."""
 
-    capabilities = Capabilities(action_free=True)
+    capabilities = Capabilities(action_free=True, ignores_actions=VIEWS)
     loss_names = ("kl",)
 
     def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
@@ -77,7 +78,7 @@ class ActionFree(LatentDynamics):
 
     @property
     def views(self) -> frozenset[str]:
-        return frozenset({"policy", "value", "reward", "decode", "intrinsic"})
+        return VIEWS
 
     def feature_spec(self, view: str) -> FeatureSpec:
         return ArraySpec((self.action_free.features,))
@@ -138,7 +139,8 @@ class ActionFree(LatentDynamics):
             return push
 
         z = cell.roll(carry["z"], action_at, horizon, deterministic=deterministic)
-        return Imagined({"z": z}, torch.stack(actions, 1))
+        last = {name: x[:, -1] for name, x in z.items()}
+        return Imagined({"z": z}, torch.stack(actions, 1), {"z": last})
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         loss, kl = balanced_kl(
@@ -150,7 +152,9 @@ class ActionFree(LatentDynamics):
 class Stacked(ActionFree):
     """Reads the action-free state as its observation; imagination goes on without that."""
 
-    capabilities = Capabilities(observed_only=frozenset({"intrinsic"}))
+    capabilities = Capabilities(
+        observed_only=frozenset({"intrinsic"}), ignores_actions=frozenset({"intrinsic"})
+    )
     loss_names = ("kl", "action_free_kl")
 
     def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
@@ -229,7 +233,8 @@ class Stacked(ActionFree):
             return cell.project_action(actions[-1])
 
         s = cell.roll(carry["s"], action_at, horizon, deterministic=deterministic)
-        return Imagined({"s": s}, torch.stack(actions, 1))
+        last = {name: x[:, -1] for name, x in s.items()}
+        return Imagined({"s": s}, torch.stack(actions, 1), {"s": last})
 
     def losses(self, observed: Observed) -> tuple[dict[str, Tensor], Metrics]:
         losses, metrics = super().losses(observed)

@@ -47,7 +47,9 @@ class Ring(LatentDynamics):
     """Reads the last codes and actions; the ring goes on from a segment's end only."""
 
     WINDOW = 3
-    capabilities = Capabilities(differentiable_rollout=False, max_horizon=3)
+    capabilities = Capabilities(
+        differentiable_rollout=False, max_horizon=3, samples=frozenset({"imagine"})
+    )
     loss_names = ("tokens",)
 
     def __init__(self, embeds: Mapping[str, ArraySpec], action: ActionSpec) -> None:
@@ -151,7 +153,8 @@ class Ring(LatentDynamics):
             state, carry = self._push(carry, F.one_hot(index, CODES).float(), action)
             states.append(state)
             actions.append(action)
-        return Imagined(tree_map(lambda *x: torch.stack(x, 1), *states), torch.stack(actions, 1))
+        stacked = tree_map(lambda *x: torch.stack(x, 1), *states)
+        return Imagined(stacked, torch.stack(actions, 1), carry)
 
 
 class Unimaginative(Ring):

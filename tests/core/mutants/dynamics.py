@@ -1,6 +1,7 @@
 """Latent dynamics that each break one law."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +16,10 @@ from wmplatform.types import (
     FeatureSpec,
     Latent,
     Metrics,
-    select_where,
     tree_map,
 )
 
-from ..reference_dynamics import RecurrentDynamics
+from ..reference_dynamics import ClockedDynamics, RecurrentDynamics
 
 Embeds = Mapping[str, Tensor]
 
@@ -52,31 +52,12 @@ class IgnoresActions(RecurrentDynamics):
         return super()._advance(carry, torch.zeros_like(action))
 
 
-class _OwnReset(RecurrentDynamics):
-    """As the healthy one, with the reset in a method of its own."""
-
-    def observe_step(
-        self, embeds: Embeds, action: Any, is_first: Tensor, carry: Carry, **k: Any
-    ) -> tuple[Latent, Carry]:
-        carry, action = self.reset(is_first, carry, action)
-        deter = self._advance(carry, action)
-        mean = self.posterior(torch.cat([deter, embeds[self.embed]], -1))
-        noise = 0 if k.get("deterministic") else torch.randn_like(mean)
-        state = {"deter": deter, "stoch": mean + noise, "mean": mean}
-        return state, {"deter": deter, "stoch": state["stoch"]}
-
-    def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
-        start = self.initial(len(is_first)), torch.zeros_like(action)
-        selected: tuple[Carry, Tensor] = select_where(is_first, start, (carry, action))
-        return selected
-
-
-class UsesTheActionAtFirst(_OwnReset):
+class UsesTheActionAtFirst(ClockedDynamics):
     def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
         return super().reset(is_first, carry, action)[0], action
 
 
-class MultipliesTheActionAtFirst(_OwnReset):
+class MultipliesTheActionAtFirst(ClockedDynamics):
     """Zero times NaN is NaN."""
 
     def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
@@ -86,7 +67,7 @@ class MultipliesTheActionAtFirst(_OwnReset):
 # ---------------------------------------------------------------- resets
 
 
-class ResetsByMultiplication(_OwnReset):
+class ResetsByMultiplication(ClockedDynamics):
     """Zero times NaN is NaN."""
 
     def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
@@ -94,18 +75,18 @@ class ResetsByMultiplication(_OwnReset):
         return tree_map(lambda x: x * keep, carry), super().reset(is_first, carry, action)[1]
 
 
-class NeverResets(_OwnReset):
+class NeverResets(ClockedDynamics):
     def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
         return carry, super().reset(is_first, carry, action)[1]
 
 
-class ResetsHalfOfTheCarry(_OwnReset):
+class ResetsHalfOfTheCarry(ClockedDynamics):
     def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
         clean, action = super().reset(is_first, carry, action)
         return {**clean, "stoch": carry["stoch"]}, action
 
 
-class ResetsAllRows(_OwnReset):
+class ResetsAllRows(ClockedDynamics):
     def reset(self, is_first: Tensor, carry: Carry, action: Tensor) -> tuple[Carry, Tensor]:
         every = is_first.any().expand_as(is_first)
         return super().reset(every, carry, action)[0], super().reset(is_first, carry, action)[1]
@@ -217,7 +198,7 @@ class ImaginesWithTheNextAction(RecurrentDynamics):
         if not isinstance(policy, Tensor):
             return super().imagine(start, carry, policy, horizon, **k)
         imagined = super().imagine(start, carry, policy.roll(-1, 1), horizon, **k)
-        return Imagined(imagined.states, policy)
+        return replace(imagined, actions=policy)
 
 
 class AsksThePolicyOnce(RecurrentDynamics):
@@ -231,7 +212,7 @@ class AsksThePolicyOnce(RecurrentDynamics):
 class ReportsActionsLate(RecurrentDynamics):
     def imagine(self, *a: Any, **k: Any) -> Imagined:
         imagined = super().imagine(*a, **k)
-        return Imagined(imagined.states, imagined.actions.roll(1, 1))
+        return replace(imagined, actions=imagined.actions.roll(1, 1))
 
 
 class ImaginesWithTheLastObservation(RecurrentDynamics):
