@@ -20,7 +20,14 @@ class LossBalancer(nn.Module, ABC):
 
     1. A loss that is not `needed` takes no part: whatever its value, NaN included, total and
        gradients are as if it did not exist.
-    2. The total is a finite scalar for finite losses, and grows with each needed loss.
+    2. The total is a finite scalar for finite losses, and grows with each needed loss; nothing
+       waits for the device.
+    3. The gradient at each loss is that of the total, where weights that follow the losses may be
+       held fixed.
+    4. Losses go by name: their order does not matter, and the mapping stays as it is.
+    5. Everything that changes over time is a buffer or a parameter, so that it is checkpointed.
+
+    Whether a weight is the right one no law can see.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
