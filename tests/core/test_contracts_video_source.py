@@ -19,7 +19,7 @@ every_source = subjects("videos", SyntheticVideos)
 
 
 @every_source
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(index=st.integers(0, 1000))
 def test_laws_hold(subject: Subject, index: int) -> None:
     source = subject.make()

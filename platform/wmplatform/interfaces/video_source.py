@@ -31,13 +31,17 @@ class VideoSource(ABC):
 
     Laws:
 
-    1. `videos` gives the same keys in the same order every time, without repeats.
-    2. `frames` yields uint8 `[C, H, W]` of the declared size, in order, the same every time.
+    1. `videos` gives the same videos in the same order every time, and no key twice.
+    2. `frames` yields uint8 `[C, H, W]` of the declared size, in order, the same every time:
+       whatever is written into frames, and while other videos are decoded.
     3. A video that cannot be decoded raises `ValueError` with its key; it never yields garbage.
     4. `settings` is JSON, and equal for two copies that were made alike.
-    5. `frame_count`, where it is given, counts the frames, and `read` gives a part of them.
-    6. A source can be pickled, and its copy decodes the same: workers get copies.
-    7. `group_weights` has a finite weight above 0 for every group of the videos.
+    5. `frame_count`, where it is given, counts the frames, and `read` gives a part of them, or
+       raises where there are fewer.
+    6. A source can be pickled, and its copy is the same: workers get copies.
+    7. `group_weights` has a finite weight above 0 for every group of the videos, and no other.
+
+    Whether frames are those of the file, and in its order, only the file could say.
     """
 
     @property
