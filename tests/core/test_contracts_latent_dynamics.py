@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wmplatform.contracts import check, imagination, resets, sampling
+from wmplatform.contracts import check, imagination, reach, resets, sampling
 from wmplatform.contracts import latent_dynamics as laws
 from wmplatform.contracts.probes import in_mode, shake
 from wmplatform.contracts.segments import DynamicsCase
@@ -16,6 +16,7 @@ from wmplatform.types import ActionSpec, ArraySpec
 
 from .mutants import dynamics as plain
 from .mutants import subtle_dynamics as subtle
+from .mutants import subtle_imagination as imagined
 from .mutants.dynamics import CannotTakeOneHot
 from .reference_dynamics import (
     BranchedDynamics,
@@ -35,7 +36,7 @@ every_dynamics = subjects(
     ContextualDynamics,
     ClockedDynamics,
 )
-MUTANTS = plain.MUTANTS | subtle.MUTANTS
+MUTANTS = plain.MUTANTS | subtle.MUTANTS | imagined.MUTANTS
 
 kinds = st.sampled_from(["continuous", "discrete"])
 actions = st.builds(ActionSpec, st.integers(2, 5), kinds)
@@ -87,15 +88,15 @@ def test_actions_steps_and_time(
     dynamics, case = build(subject, case)
     cut = data.draw(st.integers(2, case.length - 2), label="cut")
     with in_mode(dynamics, training):
-        holds(laws.law_1_action_leads_into_its_record, dynamics, case)
+        holds(reach.law_1_action_leads_into_its_record, dynamics, case)
         holds(laws.law_1_action_ignored_at_first, dynamics, case)
-        holds(laws.law_6_causal, dynamics, case)
-        holds(laws.law_6_depends_on_embedding, dynamics, case)
+        holds(reach.law_6_causal, dynamics, case)
+        holds(reach.law_6_depends_on_embedding, dynamics, case)
     holds(laws.law_1_actions_may_be_missing, dynamics, case)
     holds(laws.law_2_observe_equals_steps, dynamics, case)
     holds(laws.law_2_observe_goes_on_from_its_carry, dynamics, case, cut)
-    holds(laws.law_6_depends_on_all_of_an_embedding, dynamics, case)
-    holds(laws.law_6_depends_on_its_context, dynamics, case)
+    holds(reach.law_6_depends_on_all_of_an_embedding, dynamics, case)
+    holds(reach.law_6_depends_on_its_context, dynamics, case)
     holds(laws.law_9_deterministic_draws_nothing, dynamics, case)
 
 
@@ -120,7 +121,7 @@ def test_views_imagination_and_samples(
     subject: Subject, case: DynamicsCase, method: sampling.Sampler
 ) -> None:
     dynamics, case = build(subject, case)
-    holds(laws.law_6_views_hear_actions_as_declared, dynamics, case)
+    holds(reach.law_6_views_hear_actions_as_declared, dynamics, case)
     holds(laws.law_7_features_as_declared, dynamics, case)
     holds(laws.law_8_losses_are_scalars, dynamics, case)
     holds(laws.law_8_gradients_reach_parameters, dynamics, case)

@@ -5,9 +5,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from wmplatform.contracts.dependence import (
+    StepTrial,
+    repeat_rows,
+    require_rows_alone,
+    require_rows_apart,
+)
 from wmplatform.contracts.laws import Report, law, require, skip
 from wmplatform.contracts.probes import (
-    StepTrial,
     actions_like,
     check_action,
     contrary,
@@ -17,10 +22,7 @@ from wmplatform.contracts.probes import (
     finite,
     leaves,
     no_draws,
-    repeat_rows,
     require_nowhere,
-    require_rows_alone,
-    require_rows_apart,
     require_unchanged,
     seeded,
     snapshot,

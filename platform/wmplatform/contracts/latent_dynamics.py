@@ -1,4 +1,4 @@
-"""The laws of `LatentDynamics`, runnable; those on resets and imagination lie in their own files.
+"""The laws of `LatentDynamics`, runnable; many lie in files of their own, by subject.
 
 Everything runs with `deterministic=True` unless a law is about sampling, so that two runs differ
 by what was changed and by nothing else.
@@ -6,15 +6,13 @@ by what was changed and by nothing else.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch import Tensor
 
-from wmplatform.contracts import imagination, resets, sampling
-from wmplatform.contracts.laws import Report, fail, law, require, skip
+from wmplatform.contracts import imagination, reach, resets, sampling
+from wmplatform.contracts.dependence import require_rows_alone, require_rows_apart
+from wmplatform.contracts.laws import Report, law, require, skip
 from wmplatform.contracts.probes import (
-    actions_like,
     check_array,
     close,
     contrary,
@@ -25,25 +23,16 @@ from wmplatform.contracts.probes import (
     in_mode,
     leaves,
     no_draws,
-    repeat_rows,
     require_gradients,
-    require_nowhere,
-    require_rows_alone,
-    require_rows_apart,
-    require_seen,
     require_some_gradient,
     require_unchanged,
     shake,
     snapshot,
-    variants,
-    where_apart,
-    where_changed,
 )
 from wmplatform.contracts.segments import (
     DynamicsCase,
     Segment,
     draw_segment,
-    exchange_records,
     observe,
     observe_sampled,
     records_of,
@@ -53,8 +42,6 @@ from wmplatform.contracts.segments import (
 from wmplatform.contracts.views import (
     check_views,
     feature_sums,
-    require_action,
-    require_heard,
     views_of,
 )
 from wmplatform.interfaces.latent_dynamics import LatentDynamics
@@ -64,17 +51,11 @@ __all__ = [
     "DynamicsCase",
     "check_latent_dynamics",
     "law_1_action_ignored_at_first",
-    "law_1_action_leads_into_its_record",
     "law_1_actions_may_be_missing",
     "law_2_observe_equals_steps",
     "law_2_observe_goes_on_from_its_carry",
     "law_5_rows_do_not_mix",
     "law_5_select_takes_rows",
-    "law_6_causal",
-    "law_6_depends_on_all_of_an_embedding",
-    "law_6_depends_on_embedding",
-    "law_6_depends_on_its_context",
-    "law_6_views_hear_actions_as_declared",
     "law_7_features_as_declared",
     "law_8_detach_cuts_the_carry",
     "law_8_gradients_reach_parameters",
@@ -131,9 +112,9 @@ def check_latent_dynamics(
             report.run(law_5_rows_do_not_mix, dynamics, cuts)
             report.run(law_5_rows_do_not_mix, dynamics, replace(case, batch=9, length=length + 4))
     report.run(law_5_select_takes_rows, dynamics, case)
-    report.run(law_6_depends_on_all_of_an_embedding, dynamics, case)
-    report.run(law_6_depends_on_its_context, dynamics, case)
-    report.run(law_6_views_hear_actions_as_declared, dynamics, cuts)
+    report.run(reach.law_6_depends_on_all_of_an_embedding, dynamics, case)
+    report.run(reach.law_6_depends_on_its_context, dynamics, case)
+    report.run(reach.law_6_views_hear_actions_as_declared, dynamics, cuts)
     report.run(law_7_features_as_declared, dynamics, cuts)
     imagination.check(report, dynamics, cuts)
     report.run(law_8_losses_are_scalars, dynamics, cuts)
@@ -146,13 +127,13 @@ def check_latent_dynamics(
 
 def _check_paths(report: Report, dynamics: LatentDynamics, case: DynamicsCase) -> None:
     """Run the laws on what reaches which state."""
-    report.run(law_1_action_leads_into_its_record, dynamics, case)
+    report.run(reach.law_1_action_leads_into_its_record, dynamics, case)
     report.run(law_1_action_ignored_at_first, dynamics, case)
     report.run(resets.law_3_reset_cuts_history, dynamics, case)
     report.run(resets.law_3_reset_is_for_its_row_only, dynamics, case)
     report.run(resets.law_3_carry_is_cut, dynamics, case)
-    report.run(law_6_causal, dynamics, case)
-    report.run(law_6_depends_on_embedding, dynamics, case)
+    report.run(reach.law_6_causal, dynamics, case)
+    report.run(reach.law_6_depends_on_embedding, dynamics, case)
 
 
 def _draws_nothing_in_training(dynamics: LatentDynamics, case: DynamicsCase) -> bool:
@@ -163,32 +144,6 @@ def _draws_nothing_in_training(dynamics: LatentDynamics, case: DynamicsCase) -> 
 
 
 # ---------------------------------------------------------------- law 1: actions
-
-
-@law("LatentDynamics", 1)
-def law_1_action_leads_into_its_record(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """`actions[:, t]` changes the state of record t, and of none before it, in every row."""
-    require_action(dynamics, case)
-    segment = draw_segment(dynamics, case)
-    other = segment._replace(actions=actions_like(segment.actions, case.action))
-    kept, trial = exchange_records(dynamics, segment, other)
-    seen = partial(views_of, dynamics)
-    ignored = segment.is_first[:, kept].T
-    require_nowhere(
-        trial.split(where_apart(trial.before, trial.after, 2))
-        & (trial.earlier | ignored.unsqueeze(-1)),
-        lambda k, b, j: (
-            f"the action that led into record {kept[k]} of row {b} changes the state of record "
-            f"{kept[j]}"
-        ),
-    )
-    require_nowhere(
-        trial.unmoved(~ignored, seen),
-        lambda k, b: (
-            f"the action that led into record {kept[k]} does not change the state of record "
-            f"{kept[k]} in row {b}; is it shifted by one?"
-        ),
-    )
 
 
 @law("LatentDynamics", 1)
@@ -256,7 +211,7 @@ def law_2_observe_goes_on_from_its_carry(
     )
 
 
-# ---------------------------------------------------------------- laws 5 and 6: rows and time
+# ---------------------------------------------------------------- law 5: rows
 
 
 @law("LatentDynamics", 5)
@@ -299,79 +254,6 @@ def law_5_select_takes_rows(dynamics: LatentDynamics, case: DynamicsCase) -> Non
     require_unchanged(
         tree_map(lambda x: x[rows], every), some, "rows taken by `select` go on differently"
     )
-
-
-@law("LatentDynamics", 6)
-def law_6_causal(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """States of records before t do not see embeddings, actions and resets from t on."""
-    segment, future = (draw_segment(dynamics, replace(case, seed=case.seed + i)) for i in (0, 13))
-    if dynamics.capabilities.resets_mid_sequence:
-        future = future._replace(is_first=~segment.is_first)
-    kept, trial = exchange_records(dynamics, segment, future, onwards=True)
-    require_nowhere(
-        trial.split(where_apart(trial.before, trial.after, 2)) & trial.earlier,
-        lambda k, b, j: (
-            f"a record from {kept[k]} on changes the state of record {kept[j]} in row {b}"
-        ),
-    )
-
-
-@law("LatentDynamics", 6)
-def law_6_depends_on_embedding(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """The state of record t depends on the embedding of record t, in every row."""
-    segment = draw_segment(dynamics, case)
-    others = [segment._replace(embeds=contrary(segment.embeds, by)) for by in (1.0, 10.0)]
-    kept, trial = exchange_records(dynamics, segment, *others)
-    seen = partial(views_of, dynamics)
-    require_nowhere(
-        trial.unmoved(torch.ones(len(kept), segment.batch, dtype=torch.bool), seen),
-        lambda k, b: (
-            f"the state of record {kept[k]} of row {b} does not depend on the embedding of that "
-            "record"
-        ),
-    )
-
-
-@law("LatentDynamics", 6)
-def law_6_depends_on_all_of_an_embedding(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """Every piece of every embedding reaches a state."""
-    segment = draw_segment(dynamics, replace(case, batch=1, resets=frozenset()))
-    for name, embed in segment.embeds.items():
-
-        def run(module: LatentDynamics, arrays: Tensor, name: str = name) -> TensorTree:
-            copies = repeat_rows(segment, len(arrays))
-            return observe(module, copies._replace(embeds={**copies.embeds, name: arrays})).states
-
-        require_seen(dynamics, run, embed[0], f"the embedding {name}")
-
-
-@law("LatentDynamics", 6)
-def law_6_depends_on_its_context(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """Every part of the context reaches the states of every row, if the dynamics needs one."""
-    if not dynamics.capabilities.needs_context:
-        skip("needs no context")
-    segment = draw_segment(dynamics, case)
-    if segment.context is None:
-        fail("it needs a context: check it with the specs of one (`context=...`)")
-    for name, part in segment.context.items():
-        other = segment._replace(context={**segment.context, name: contrary(part)})
-        same = torch.ones(segment.batch, dtype=torch.bool)
-        for each in variants(dynamics):
-            same &= ~where_changed(observe(each, segment).states, observe(each, other).states, 1)
-        require_nowhere(same, lambda b, name=name: f"row {b} does not depend on its {name}")
-
-
-@law("LatentDynamics", 6)
-def law_6_views_hear_actions_as_declared(dynamics: LatentDynamics, case: DynamicsCase) -> None:
-    """Actions reach observed views that imagination lacks, and none of `ignores_actions`."""
-    if not case.action.size:
-        skip("there are no actions")
-    can = dynamics.capabilities
-    only_here = can.observed_only if can.supports_imagination else dynamics.views
-    segment = draw_segment(dynamics, case)
-    other = segment._replace(actions=actions_like(segment.actions, case.action))
-    _, trial = exchange_records(dynamics, segment, other)
-    require_heard(dynamics, trial, dynamics.views, only_here, "observed states")
 
 
 # ---------------------------------------------------------------- law 7: views

@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
+from wmplatform.contracts.dependence import repeat_rows, require_rows_alone
 from wmplatform.contracts.laws import law, skip
 from wmplatform.contracts.probes import (
     fill_floats,
     generator,
-    repeat_rows,
     require_nowhere,
-    require_rows_alone,
     require_unchanged,
     where_apart,
 )

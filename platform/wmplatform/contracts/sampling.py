@@ -1,18 +1,21 @@
 """The laws of `LatentDynamics` about what is sampled, runnable."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wmplatform.contracts.imagination import Start
 from wmplatform.contracts.laws import Report, law, require, skip
 from wmplatform.contracts.probes import (
     leaves,
     no_draws,
-    noiseless_steps,
     require_nowhere,
     seeded,
     variants,
@@ -20,7 +23,7 @@ from wmplatform.contracts.probes import (
 )
 from wmplatform.contracts.segments import DynamicsCase, draw_segment, observe, step
 from wmplatform.interfaces.latent_dynamics import LatentDynamics
-from wmplatform.types import Latent, tree_map
+from wmplatform.types import Latent, TensorTree, tree_map
 
 __all__ = ["Sampler", "check", "law_9_samples_as_declared", "law_9_steps_have_their_own_noise"]
 
@@ -72,7 +75,7 @@ def law_9_steps_have_their_own_noise(
     sample = _sampled(dynamics, replace(case, batch=2, resets=frozenset()), method, seed=case.seed)
     run = partial(sample, dynamics)
     steps = leaves(run())[0].shape[1]
-    missing = sorted(noiseless_steps(run, steps, case.seed))
+    missing = sorted(_noiseless_steps(run, steps, case.seed))
     require(
         not missing,
         f"no random number of `{method}` acts first at steps {missing} of {steps}: is the same "
@@ -116,3 +119,61 @@ def _sampled(
         return one
 
     return observed if method == "observe" else stepped
+
+
+class _Redraw(TorchDispatchMode):
+    """Counts the random numbers that torch draws, and draws those from `start` to `stop` anew."""
+
+    def __init__(self, start: int = 0, stop: int = 0, seed: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.start, self.stop, self.seed, self.count = start, stop, seed, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        before = pytree.tree_map_only(Tensor, torch.clone, args)  # it may be in place
+        drawn = func(*args, **(kwargs or {}))
+        if isinstance(drawn, Tensor):
+            number = torch.arange(self.count, self.count + drawn.numel()).reshape(drawn.shape)
+            self.count += drawn.numel()
+            with seeded(self.seed + self.count):
+                anew = func(*before, **(kwargs or {}))
+            chosen = (number >= self.start) & (number < self.stop)
+            drawn.copy_(torch.where(chosen, anew, drawn))
+        return drawn
+
+
+def _noiseless_steps(run: Callable[[], TensorTree], steps: int, seed: int) -> set[int]:
+    """Numbers of the steps without random numbers of their own, that act on no step before.
+
+    Ever smaller parts of all that is drawn are drawn anew while the rest stays, and the first step
+    that changes is noted, until all steps are found or about 200 runs were made.
+
+    Args:
+        run: gives outputs `[N, steps, ...]` and draws from torch's generator, seeded alike.
+        steps: how many there are.
+        seed: of what is drawn anew.
+    """
+    with _Redraw() as usual:
+        before = run()
+    seeds = itertools.count(seed, 1000)
+
+    def first_changed(start: int, stop: int) -> int:
+        with _Redraw(start, stop, next(seeds)):
+            changed = where_changed(before, run(), 2).any(0)
+        return int(changed.int().argmax()) if bool(changed.any()) else steps
+
+    missing, parts = set(range(steps)), [(0, usual.count)] * 3
+    while parts and missing and next(seeds) < seed + 1000 * 200:
+        start, stop = parts.pop()
+        first = first_changed(start, stop)
+        if first and first in missing:
+            # One draw may leave a step as it is, a one-hot sample for one: few numbers, more draws.
+            tries = range(1 + min(24, 64 // (stop - start)))
+            first = min(first, *(first_changed(start, stop) for _ in tries))
+        missing.discard(first)
+        # Parts of this part act at this step or later.
+        middle = (start + stop) // 2
+        if stop - start > 1 and missing and first < max(missing):
+            parts += [(start, middle), (middle, stop)]
+    return missing

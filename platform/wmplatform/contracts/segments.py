@@ -7,13 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wmplatform.contracts.dependence import StepTrial, repeat_rows
 from wmplatform.contracts.laws import require
 from wmplatform.contracts.probes import (
-    StepTrial,
     draw_actions,
     draw_specs,
     leaves,
-    repeat_rows,
     seeded,
     snapshot,
 )

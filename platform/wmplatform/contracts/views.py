@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from wmplatform.contracts.dependence import StepTrial
 from wmplatform.contracts.laws import fail, require, skip
 from wmplatform.contracts.probes import (
-    StepTrial,
     check_array,
     close,
     leaves,
