@@ -242,7 +242,7 @@ def test_an_environment_that_is_not_as_declared_leaves_no_run_folder(
     acme: Path, tmp_path: Path
 ) -> None:
     words = bound("Online.env = @envs.pale")
-    done = run(TINY, tmp_path / "run", *words, path=(acme,))
+    done = run(TINY, tmp_path / "run", *words, first=beside(acme))
     said = "Misdeclared: acme/pale: pixels at the reset is float64 (3, 64, 64) with values from 0.5"
     refused(done, ExitCode.BAD_INPUT, said, "instead of uint8 (3, 64, 64)", "fix  give what spec()")
     assert not (tmp_path / "run").exists()
