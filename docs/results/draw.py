@@ -16,6 +16,10 @@ from matplotlib.ticker import EngFormatter
 HERE = Path(__file__).parent
 RUNS = {
     "pendulum": ("Pendulum-v1 from pixels", ["pendulum-seed0", "pendulum-seed1", "pendulum-seed2"]),
+    "drqv2_pendulum": (
+        "Pendulum-v1 from pixels, small DrQ-v2",
+        ["drqv2-pendulum-seed0", "drqv2-pendulum-seed1", "drqv2-pendulum-seed2"],
+    ),
     "reach": ("Meta-World reach from pixels", ["reach-seed0", "reach-weighted-seed0"]),
     "drawer_open": (
         "Meta-World drawer-open from pixels",
@@ -29,7 +33,7 @@ CARTPOLE = {
     ),
     "drqv2_cartpole": (
         "cartpole-balance from pixels, small DrQ-v2",
-        ["drqv2-balance-seed0", "drqv2-balance-seed1"],
+        ["drqv2-balance-seed2", "drqv2-balance-seed3", "drqv2-balance-seed4"],
     ),
 }
 
